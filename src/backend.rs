@@ -1,0 +1,80 @@
+//! L1: physical storage, keyed by kind and id, never by path.
+//!
+//! Invariants of every backend (the conformance suite in `tests/it/backend` holds each to them):
+//! * an object appears whole or not at all, and is never changed or replaced;
+//! * `write_new` of an existing id is refused with [`BackendError::AlreadyExists`] and changes nothing;
+//! * after `sync` returns, every object whose `write_new` returned survives a power loss;
+//! * a failed write leaves no object behind, only debris that `list` does not show and `remove_debris` removes.
+
+pub mod error;
+pub mod local;
+
+use jiff::Timestamp;
+
+pub use error::BackendError;
+
+use crate::format::{Kind, ObjectId};
+
+/// Which part of an object is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteRange {
+    /// Everything, which must be at most `limit` bytes.
+    All {
+        /// The longest object that is accepted.
+        limit: u64,
+    },
+    /// Exactly `len` bytes from `offset`.
+    At {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+}
+
+/// What storage knows of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was written, by the storage's own clock: times of one backend may be compared with each other,
+    /// never with the local clock.
+    pub modified: Timestamp,
+}
+
+/// Storage of immutable objects. Implementations are used from many threads at once.
+pub trait Backend: Send + Sync {
+    /// Reads part of an object. A range that the object does not have is [`BackendError::Range`].
+    fn read(&self, kind: Kind, id: &ObjectId, range: ByteRange) -> Result<Vec<u8>, BackendError>;
+
+    /// Writes a new object, whole. Never replaces one.
+    fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// Calls `visit` with the id and length of each object of this kind, in no order. An object that is written or
+    /// removed meanwhile may or may not be seen.
+    fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError>;
+
+    /// Length and time of an object.
+    fn stat(&self, kind: Kind, id: &ObjectId) -> Result<Stat, BackendError>;
+
+    /// Removes an object; one that is not there is [`BackendError::NotFound`].
+    fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError>;
+
+    /// A barrier: returns when all that was written and removed before survives a power loss.
+    fn sync(&self) -> Result<(), BackendError>;
+
+    /// Removes what failed or killed writes left behind, if it is older than `age_seconds`; how many pieces and bytes.
+    /// With `dry_run` only counts.
+    fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError>;
+
+    /// Where this is, for people and errors.
+    fn location(&self) -> String;
+}
+
+/// All ids of a kind, with their lengths, sorted.
+pub fn list_all(backend: &dyn Backend, kind: Kind) -> Result<Vec<(ObjectId, u64)>, BackendError> {
+    let mut all = Vec::new();
+    backend.list(kind, &mut |id, len| all.push((id, len)))?;
+    all.sort_unstable();
+    Ok(all)
+}

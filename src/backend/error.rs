@@ -1,0 +1,87 @@
+//! What can go wrong in storage. Each says what was tried, on which object, where, and why.
+
+use std::io;
+
+use crate::format::{Kind, ObjectId};
+
+/// A failure of storage.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// There is no such object.
+    #[error("{kind} {id} is not in {location}")]
+    NotFound {
+        /// The object's kind.
+        kind: Kind,
+        /// Its id.
+        id: ObjectId,
+        /// The storage.
+        location: String,
+    },
+    /// There is such an object already.
+    #[error("{kind} {id} is already in {location}")]
+    AlreadyExists {
+        /// The object's kind.
+        kind: Kind,
+        /// Its id.
+        id: ObjectId,
+        /// The storage.
+        location: String,
+    },
+    /// The object does not have the bytes asked for.
+    #[error("{kind} {id} in {location} is {len} bytes long; {wanted} were expected: it is truncated or damaged")]
+    Range {
+        /// The object's kind.
+        kind: Kind,
+        /// Its id.
+        id: ObjectId,
+        /// The storage.
+        location: String,
+        /// Its length.
+        len: u64,
+        /// What was expected, in words.
+        wanted: String,
+    },
+    /// The storage is full.
+    #[error("no space left in {location} for {what}: free some space, or run `cairn gc`, then run again")]
+    Full {
+        /// What was being written.
+        what: String,
+        /// The storage.
+        location: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Anything else that the system refused.
+    #[error("cannot {action} {what} in {location}")]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// The object or place.
+        what: String,
+        /// The storage.
+        location: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// There is no repository here.
+    #[error("there is no repository in {location}: check the path, or make one with `cairn init`")]
+    NoRepository {
+        /// The storage.
+        location: String,
+    },
+    /// There is a repository, or something else, here already.
+    #[error("{location} is not empty: it holds {found}; choose another place for a new repository")]
+    NotEmpty {
+        /// The storage.
+        location: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl BackendError {
+    /// True for [`BackendError::NotFound`].
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, BackendError::NotFound { .. })
+    }
+}

@@ -1,0 +1,72 @@
+//! What the core tells an observer while it works. A leaf: it knows nothing of the layers, and prints nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The part of an operation that is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Bringing the index up to date.
+    Index,
+    /// Reading sources and storing them.
+    Backup,
+    /// Writing to a target.
+    Restore,
+    /// Reading metadata and following references.
+    Check,
+    /// Reading back stored data.
+    ReadData,
+    /// Finding out what is needed.
+    Mark,
+    /// Rewriting and removing packs.
+    Sweep,
+}
+
+/// Something that an operator should know and that does not stop the operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The file, object or server concerned, for people.
+    pub subject: String,
+    /// What happened and, where there is one, what to do.
+    pub message: String,
+}
+
+/// Hears of progress. Called from several threads; must return quickly.
+pub trait Monitor: Send + Sync {
+    /// A phase begins; `total` is its amount of work where it is known (bytes, or items for [`Phase::Mark`],
+    /// [`Phase::Index`] and [`Phase::Check`]).
+    fn begin(&self, _phase: Phase, _total: Option<u64>) {}
+    /// So many more units of the current phase are done.
+    fn advance(&self, _units: u64) {}
+    /// What is being worked on, for people (a path or an id).
+    fn item(&self, _name: &str) {}
+    /// The current phase has ended.
+    fn end(&self) {}
+    /// Something to be shown and counted.
+    fn notice(&self, _notice: Notice) {}
+    /// True when the operator wants to stop: the core then returns its layer's `Interrupted` error at the next
+    /// safe point, publishing nothing.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Hears nothing.
+pub struct Silent;
+
+impl Monitor for Silent {}
+
+/// A flag that signal handlers set and [`Monitor::interrupted`] reads.
+#[derive(Debug, Default)]
+pub struct StopFlag(AtomicBool);
+
+impl StopFlag {
+    /// Asks to stop.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
