@@ -55,6 +55,7 @@ pub struct Keys {
     chunk_id: [u8; 32],
     seal: [u8; 32],
     chunker: [u8; 32],
+    path: [u8; 32],
     config: [u8; 32],
 }
 
@@ -67,6 +68,7 @@ impl Keys {
             chunk_id: derive("cairn 1 chunk id"),
             seal: derive("cairn 1 seal"),
             chunker: derive("cairn 1 chunker"),
+            path: derive("cairn 1 path"),
             config: derive("cairn 1 configuration"),
         }
     }
@@ -98,7 +100,7 @@ impl Keys {
 
     /// Where tree blocks are cut: a secret 32-bit hash of a path.
     pub fn path_hash(&self, path: &[u8]) -> u32 {
-        let hash = blake3::keyed_hash(&self.chunker, path);
+        let hash = blake3::keyed_hash(&self.path, path);
         let b = hash.as_bytes();
         u32::from_le_bytes([b[0], b[1], b[2], b[3]])
     }

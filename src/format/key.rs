@@ -7,6 +7,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::format::codec::put_bytes;
 use crate::format::crypto::{MasterKey, open_once, random, seal_once};
 use crate::format::{FormatError, RepositoryId};
 
@@ -80,7 +81,8 @@ impl KeyObject {
             Credential::KeyFile(_) => Derivation::KeyFile { salt },
         };
         let key = derivation.key(credential)?.ok_or(FormatError::WrongKey)?;
-        let wrapped = seal_once(&key, &aad(repository), master.as_bytes(), "key")?;
+        let aad = aad(repository, &label, &created);
+        let wrapped = seal_once(&key, &aad, master.as_bytes(), "key")?;
         let version = u64::from(crate::format::VERSION);
         Ok(KeyObject { version, label, created, derivation, wrapped: hex::encode(wrapped) })
     }
@@ -89,7 +91,8 @@ impl KeyObject {
     pub fn unwrap(&self, repository: RepositoryId, credential: &Credential) -> Result<Option<MasterKey>, FormatError> {
         let Some(key) = self.derivation.key(credential)? else { return Ok(None) };
         let wrapped = hex::decode(&self.wrapped).map_err(|e| FormatError::invalid("key", e.to_string()))?;
-        let Ok(plain) = open_once(&key, &aad(repository), &wrapped, "key") else { return Ok(None) };
+        let aad = aad(repository, &self.label, &self.created);
+        let Ok(plain) = open_once(&key, &aad, &wrapped, "key") else { return Ok(None) };
         let plain = Zeroizing::new(plain);
         let mut bytes: [u8; 32] =
             plain.as_slice().try_into().map_err(|_| FormatError::invalid("key", "wrapped key of another length"))?;
@@ -155,8 +158,11 @@ impl Derivation {
     }
 }
 
-fn aad(repository: RepositoryId) -> Vec<u8> {
+/// Binds the wrapped key to its repository and to the words that an operator goes by when removing a key.
+fn aad(repository: RepositoryId, label: &str, created: &str) -> Vec<u8> {
     let mut aad = b"cairn 1 key".to_vec();
     aad.extend_from_slice(repository.as_bytes());
+    put_bytes(&mut aad, label.as_bytes());
+    put_bytes(&mut aad, created.as_bytes());
     aad
 }

@@ -75,6 +75,9 @@ pub fn put_entry(out: &mut Vec<u8>, kind: ListKind, entry: &ListEntry) {
 
 /// Reads a whole node, which must have this kind and level.
 pub fn decode_node(raw: &[u8], kind: ListKind, level: u8) -> Result<Vec<ListEntry>, FormatError> {
+    if raw.len() > MAX_NODE {
+        return Err(FormatError::TooLarge { what: "list node", found: raw.len() as u64, limit: MAX_NODE as u64 });
+    }
     let mut cursor = Cursor::new(raw);
     if cursor.byte("list node")? != kind.tag() {
         return Err(FormatError::invalid("list node", "it is of another kind"));

@@ -161,6 +161,33 @@ impl Entry {
         }
     }
 
+    /// Fails on an entry that a decoder would refuse: what cannot be read back is never written.
+    pub fn validate(&self) -> Result<(), FormatError> {
+        validate_path(&self.path)?;
+        let at_most = |what, found: usize, limit: usize| {
+            if found > limit {
+                return Err(FormatError::TooLarge { what, found: found as u64, limit: limit as u64 });
+            }
+            Ok(())
+        };
+        at_most("mode", self.mode as usize, 0o7777)?;
+        at_most("user name", self.owner.user.len(), MAX_TEXT)?;
+        at_most("group name", self.owner.group.len(), MAX_TEXT)?;
+        for time in [self.mtime, self.ctime] {
+            at_most("nanoseconds", time.nanoseconds as usize, 999_999_999)?;
+        }
+        at_most("attribute count", self.xattrs.len(), MAX_XATTRS)?;
+        at_most("attributes", self.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum(), MAX_XATTR_BYTES)?;
+        for (name, _) in &self.xattrs {
+            at_most("attribute name", name.len(), MAX_COMPONENT)?;
+        }
+        match &self.node {
+            Node::Symlink { target } => at_most("symlink target", target.len(), MAX_TEXT),
+            Node::File { size, extents, content } => validate_file(*size, extents.as_deref(), content),
+            _ => Ok(()),
+        }
+    }
+
     /// The last component.
     pub fn name(&self) -> &[u8] {
         self.path.rsplit(|b| *b == b'/').next().unwrap_or_default()
@@ -189,6 +216,33 @@ pub fn validate_path(path: &[u8]) -> Result<(), FormatError> {
         return Err(FormatError::invalid("path", format!("{:?}", crate::format::codec::escape(path))));
     }
     Ok(())
+}
+
+fn validate_file(size: u64, extents: Option<&[Extent]>, content: &Content) -> Result<(), FormatError> {
+    if size > i64::MAX as u64 {
+        return Err(FormatError::TooLarge { what: "file size", found: size, limit: i64::MAX as u64 });
+    }
+    let mut bytes = size;
+    if let Some(extents) = extents {
+        if extents.len() > MAX_EXTENTS {
+            let (found, limit) = (extents.len() as u64, MAX_EXTENTS as u64);
+            return Err(FormatError::TooLarge { what: "extent count", found, limit });
+        }
+        let mut end = None;
+        for extent in extents {
+            let next = extent.offset.checked_add(extent.len).filter(|next| *next <= size);
+            if extent.len == 0 || next.is_none() || end.is_some_and(|end| extent.offset <= end) {
+                return Err(FormatError::invalid("extent", "it is empty, outside the file, or touches the one before"));
+            }
+            end = next;
+        }
+        bytes = extents.iter().map(|extent| extent.len).sum();
+    }
+    if content.bytes != bytes {
+        let why = format!("its content has {} bytes where {bytes} belong", content.bytes);
+        return Err(FormatError::invalid("file", why));
+    }
+    content.validate()
 }
 
 /// Encodes the records of one block.
@@ -222,7 +276,7 @@ impl BlockEncoder {
 
     /// Appends an entry, which must be valid and sort after the one before.
     pub fn push(&mut self, entry: Entry) -> Result<(), FormatError> {
-        validate_path(&entry.path)?;
+        entry.validate()?;
         let start = self.out.len();
         let first = Entry::before_first();
         let previous = self.previous.as_ref().unwrap_or(&first);
@@ -450,9 +504,12 @@ fn take_extents(cursor: &mut Cursor<'_>, size: u64) -> Result<Vec<Extent>, Forma
 fn take_xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FormatError> {
     let count = cursor.varint_up_to(MAX_XATTRS as u64, "attribute count")?;
     let mut xattrs = Vec::new();
+    let mut room = MAX_XATTR_BYTES;
     for _ in 0..count {
-        let name = cursor.bytes(MAX_COMPONENT, "attribute name")?.to_vec();
-        let value = cursor.bytes(MAX_XATTR_BYTES, "attribute value")?.to_vec();
+        let name = cursor.bytes(MAX_COMPONENT.min(room), "attribute name")?.to_vec();
+        room -= name.len();
+        let value = cursor.bytes(room, "attribute value")?.to_vec();
+        room -= value.len();
         xattrs.push((name, value));
     }
     Ok(xattrs)
