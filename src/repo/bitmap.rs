@@ -19,6 +19,11 @@ impl Bitmap {
         new
     }
 
+    /// True when nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     /// Whether the number is in the set.
     pub fn contains(&self, number: u64) -> bool {
         self.words.get((number / 64) as usize).is_some_and(|word| word & (1 << (number % 64)) != 0)

@@ -28,6 +28,7 @@ use crate::repo::Repository;
 use crate::repo::error::RepoError;
 use crate::repo::index::refresh::PACK_KINDS;
 use crate::repo::lease::Held;
+use crate::repo::lists::ListWalk;
 use crate::repo::writer::content::ContentWriter;
 use crate::repo::writer::core::{Core, WriteStats};
 use crate::repo::writer::pipeline::Pipeline;
@@ -125,13 +126,26 @@ impl<'r> Writer<'r> {
         Ok(content.finish(&mut self.core)?)
     }
 
-    /// True when everything below this content's root seems to be there: the root itself is. What a parent has and
-    /// the packs have lost is stored again.
-    pub fn has_root(&mut self, content: &Content) -> Result<bool, RepoError> {
-        match &content.root {
-            Some(root) => self.core.has(root),
-            None => Ok(true),
+    /// Whether a content of the parent is there, so that it can be taken over without reading its source. Without
+    /// tombstones the root is enough: the parent is a root of its own, listed after this writer's lease was written. With
+    /// tombstones another writer may have built the parent on what is dead, so every chunk is looked up.
+    pub fn has_content(&mut self, content: &Content) -> Result<bool, RepoError> {
+        let Some(root) = &content.root else { return Ok(true) };
+        if !self.core.has(root)? {
+            return Ok(false);
         }
+        if self.core.knows_no_dead() {
+            return Ok(true);
+        }
+        for level in 0..content.levels {
+            let mut walk = ListWalk::new(self.core.frames().clone(), ListKind::Plain, content, level)?;
+            while let Some(entry) = walk.next_entry()? {
+                if !self.core.has(&entry.id)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Starts a tree beside the parent's.

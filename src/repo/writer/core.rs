@@ -111,6 +111,11 @@ impl Core {
         &self.used_packs
     }
 
+    /// True when no tombstone names a dead chunk.
+    pub fn knows_no_dead(&self) -> bool {
+        self.condemned.is_empty()
+    }
+
     /// Whether the chunk is stored, or on its way.
     pub fn has(&mut self, id: &ChunkId) -> Result<bool, RepoError> {
         // Chunks mostly follow each other as they were stored, so the next one of the same frame is tried first.
