@@ -40,7 +40,13 @@ pub fn of(error: &anyhow::Error) -> Exit {
 }
 
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    if cause.is::<Usage>() || cause.is::<SelectError>() || cause.is::<RetentionError>() || cause.is::<clap::Error>() {
+    if let Some(error) = cause.downcast_ref::<SelectError>() {
+        return match error {
+            SelectError::Time { .. } | SelectError::Ambiguous { .. } => Some(Exit::Usage),
+            SelectError::None { .. } | SelectError::TooEarly { .. } => Some(Exit::Failed),
+        };
+    }
+    if cause.is::<Usage>() || cause.is::<RetentionError>() {
         return Some(Exit::Usage);
     }
     if let Some(OrchestrateError::Repo(error)) = cause.downcast_ref() {

@@ -1,0 +1,252 @@
+//! Garbage collection beside writers and readers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn::backend::{Backend, list_all};
+use cairn::format::Kind;
+use cairn::format::record::Purpose;
+use cairn::progress::Silent;
+use cairn::repo::gc::{self, GcOptions};
+use cairn::repo::lease::Held;
+use cairn::repo::writer::Writer;
+use cairn::repo::{RepoError, Repository};
+
+use crate::support::memory::Memory;
+use crate::support::{assert_sound, init, load, next_day, open, rows, store};
+
+const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
+
+fn pack_bytes(backend: &dyn Backend) -> u64 {
+    [Kind::DataPack, Kind::MetaPack].iter().flat_map(|kind| list_all(backend, *kind).unwrap()).map(|(_, len)| len).sum()
+}
+
+fn setup() -> (Arc<Memory>, Arc<dyn Backend>, Repository) {
+    let memory = Arc::new(Memory::default());
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory.clone();
+    let repository = open(&backend);
+    (memory, backend, repository)
+}
+
+fn forget_first(repository: &Repository) {
+    let id = repository.snapshots().unwrap()[0].id;
+    repository.forget(&[(id, "a test".to_owned())]).unwrap();
+}
+
+#[test]
+fn forgotten_space_is_reclaimed_and_the_rest_stays() {
+    let (_, backend, repository) = setup();
+    store(&repository, "a", &rows(1, 4000)).unwrap();
+    let kept = rows(2, 3000);
+    let id = store(&repository, "b", &kept).unwrap().id.unwrap();
+    let before = pack_bytes(backend.as_ref());
+    forget_first(&repository);
+    let plan = gc::run(&repository, &GcOptions { dry_run: true, ..NOW }, &Silent).unwrap();
+    assert!(!plan.planned.is_empty());
+    assert_eq!(pack_bytes(backend.as_ref()), before, "a dry run changed something");
+    gc::run(&repository, &NOW, &Silent).unwrap();
+    assert!(pack_bytes(backend.as_ref()) < before * 6 / 10);
+    let repository = open(&backend);
+    assert_eq!(load(&repository, &id).unwrap(), kept);
+    assert_sound(&repository);
+}
+
+#[test]
+fn packs_that_live_in_part_are_rewritten_with_their_deltas() {
+    let (_, backend, repository) = setup();
+    let mut bytes = rows(1, 4000);
+    let mut all = Vec::new();
+    for day in 0..6 {
+        all.push((store(&repository, "dump", &bytes).unwrap().id.unwrap(), bytes.clone()));
+        bytes = next_day(&bytes, day);
+    }
+    assert!(repository.index().stats().unwrap().delta_frames > 0, "the days made no delta");
+    // The same run also stores something that nobody needs afterwards, in the same packs as what stays.
+    for (id, _) in &all[..3] {
+        repository.forget(&[(*id, "a test".to_owned())]).unwrap();
+    }
+    for _ in 0..3 {
+        gc::run(&repository, &NOW, &Silent).unwrap();
+    }
+    let repository = open(&backend);
+    for (id, bytes) in &all[3..] {
+        assert!(load(&repository, id).unwrap() == *bytes);
+    }
+    assert_sound(&repository);
+}
+
+#[test]
+fn many_small_packs_are_joined() {
+    let (_, backend, repository) = setup();
+    let mut bytes = rows(1, 300);
+    let mut last = None;
+    for day in 0..40 {
+        last = store(&repository, "dump", &bytes).unwrap().id;
+        bytes.extend_from_slice(&rows(day + 100, 20));
+    }
+    let count = || list_all(backend.as_ref(), Kind::DataPack).unwrap().len();
+    assert!(count() >= 32);
+    gc::run(&repository, &NOW, &Silent).unwrap();
+    assert!(count() <= 2, "{} packs are left", count());
+    assert_sound(&open(&backend));
+    load(&open(&backend), &last.unwrap()).unwrap();
+}
+
+#[test]
+fn nothing_is_removed_before_the_grace_period_has_passed() {
+    let (memory, backend, repository) = setup();
+    store(&repository, "a", &rows(1, 4000)).unwrap();
+    store(&repository, "b", &rows(2, 100)).unwrap();
+    forget_first(&repository);
+    let before = pack_bytes(backend.as_ref());
+    let day = GcOptions { grace: None, dry_run: false };
+    assert!(gc::run(&repository, &day, &Silent).unwrap().waiting_until.is_some());
+    memory.pass(23 * 3600);
+    assert!(gc::run(&repository, &day, &Silent).unwrap().waiting_until.is_some());
+    assert_eq!(pack_bytes(backend.as_ref()), before);
+    memory.pass(2 * 3600);
+    gc::run(&repository, &day, &Silent).unwrap();
+    assert!(pack_bytes(backend.as_ref()) < before / 2);
+}
+
+/// PBS advisory 2025-00019 and its like: a writer that began before the marking deduplicates against what gc found dead.
+#[test]
+fn a_writer_that_may_not_have_seen_the_tombstone_is_waited_for() {
+    let (_, backend, repository) = setup();
+    let bytes = rows(1, 4000);
+    store(&repository, "a", &bytes).unwrap();
+    store(&repository, "b", &rows(2, 50)).unwrap();
+    let second = open(&backend);
+    let mut writer = Writer::begin(&second, &Silent).unwrap();
+    let content = writer.content(None, &mut bytes.as_slice()).unwrap();
+    forget_first(&repository);
+    let report = gc::run(&repository, &NOW, &Silent).unwrap();
+    assert!(report.waiting_for.is_some() && report.packs_removed == 0, "{report:?}");
+    writer.flush().unwrap();
+    let mut snapshot = repository.snapshots().unwrap()[0].snapshot.clone();
+    snapshot.content = content;
+    let id = writer.publish(&snapshot).unwrap();
+    gc::run(&repository, &NOW, &Silent).unwrap();
+    let repository = open(&backend);
+    assert_eq!(load(&repository, &id).unwrap(), bytes);
+    assert_sound(&repository);
+}
+
+#[test]
+fn a_writer_that_has_seen_the_tombstone_stores_the_dead_again() {
+    let (memory, backend, repository) = setup();
+    let bytes = rows(1, 4000);
+    store(&repository, "a", &bytes).unwrap();
+    store(&repository, "b", &rows(2, 50)).unwrap();
+    forget_first(&repository);
+    let hour = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
+    gc::run(&repository, &hour, &Silent).unwrap();
+    memory.pass(3000);
+    // This one begins after the tombstone, ends before the sweep, and needs what the tombstone names.
+    let id = store(&open(&backend), "a", &bytes).unwrap().id.unwrap();
+    memory.pass(3000);
+    let report = gc::run(&repository, &hour, &Silent).unwrap();
+    assert!(report.packs_removed > 0, "{report:?}");
+    let repository = open(&backend);
+    assert_eq!(load(&repository, &id).unwrap(), bytes);
+    assert_sound(&repository);
+}
+
+#[test]
+fn a_snapshot_published_between_mark_and_sweep_keeps_what_it_needs() {
+    let (memory, backend, repository) = setup();
+    let bytes = rows(1, 4000);
+    store(&repository, "a", &bytes).unwrap();
+    store(&repository, "b", &rows(2, 50)).unwrap();
+    let old = repository.snapshots().unwrap()[0].snapshot.clone();
+    forget_first(&repository);
+    let hour = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
+    gc::run(&repository, &hour, &Silent).unwrap();
+    // As a writer does that began before the mark and ended before the sweep.
+    let id = repository.write_record(&old).unwrap();
+    memory.pass(8000);
+    gc::run(&repository, &hour, &Silent).unwrap();
+    let repository = open(&backend);
+    assert_eq!(load(&repository, &id).unwrap(), bytes);
+    assert_sound(&repository);
+}
+
+#[test]
+fn a_writer_whose_lease_was_taken_away_publishes_nothing() {
+    let (memory, _, repository) = setup();
+    let mut writer = Writer::begin(&repository, &Silent).unwrap();
+    let content = writer.content(None, &mut rows(1, 500).as_slice()).unwrap();
+    writer.flush().unwrap();
+    for key in memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::Lease) {
+        memory.tamper(key, |_| None);
+    }
+    let template = cairn::format::record::Snapshot {
+        name: "x".to_owned(),
+        host: "test".to_owned(),
+        time: jiff::Timestamp::now(),
+        kind: cairn::format::record::SnapshotKind::Stream,
+        paths: Vec::new(),
+        tags: Default::default(),
+        content,
+        parent: None,
+        previous: None,
+        summary: Default::default(),
+        program: "test".to_owned(),
+    };
+    assert!(matches!(writer.publish(&template), Err(RepoError::LeaseLost)));
+    assert!(repository.snapshots().unwrap().is_empty());
+}
+
+#[test]
+fn two_collectors_do_not_work_at_once() {
+    let (_, _, repository) = setup();
+    let first = Held::take(&repository, Purpose::Collect).unwrap();
+    assert!(matches!(gc::run(&repository, &NOW, &Silent), Err(RepoError::Locked { .. })));
+    first.release().unwrap();
+    gc::run(&repository, &NOW, &Silent).unwrap();
+}
+
+#[test]
+fn an_unreadable_pack_or_snapshot_stops_gc_before_it_removes_anything() {
+    for kind in [Kind::MetaPack, Kind::DataPack, Kind::Snapshot] {
+        let (memory, backend, repository) = setup();
+        store(&repository, "a", &rows(1, 4000)).unwrap();
+        store(&repository, "b", &rows(2, 3000)).unwrap();
+        forget_first(&repository);
+        let key = memory.ids().into_iter().rfind(|(found, _)| *found == kind).unwrap();
+        memory.tamper(key, |mut bytes| {
+            bytes.truncate(bytes.len() / 2);
+            Some(bytes)
+        });
+        let before = pack_bytes(backend.as_ref());
+        let repository = open(&backend);
+        assert!(gc::run(&repository, &NOW, &Silent).is_err(), "{kind}");
+        assert_eq!(pack_bytes(backend.as_ref()), before, "{kind}");
+    }
+}
+
+#[test]
+fn readers_go_on_while_packs_are_rewritten() {
+    let (_, backend, repository) = setup();
+    let mut bytes = rows(1, 6000);
+    let mut ids = Vec::new();
+    for day in 0..8 {
+        ids.push((store(&repository, "dump", &bytes).unwrap().id.unwrap(), bytes.clone()));
+        bytes = next_day(&bytes, day);
+    }
+    // Opened before the gc, so its index names packs that are about to go.
+    let reader = open(&backend);
+    for (id, _) in &ids[..6] {
+        repository.forget(&[(*id, "a test".to_owned())]).unwrap();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| gc::run(&repository, &NOW, &Silent).unwrap());
+        for _ in 0..5 {
+            for (id, bytes) in &ids[6..] {
+                assert!(load(&reader, id).unwrap() == *bytes);
+            }
+        }
+    });
+    assert_sound(&open(&backend));
+}

@@ -1,0 +1,150 @@
+//! Several writers at once, and what a backup writes.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::Arc;
+
+use cairn::backend::{Backend, list_all};
+use cairn::format::Kind;
+use cairn::orchestrate::OrchestrateError;
+use cairn::orchestrate::backup;
+use cairn::progress::{Monitor, Silent};
+use cairn::repo::RepoError;
+
+use crate::support::memory::Memory;
+use crate::support::{assert_sound, init, load, next_day, open, options, rows, store};
+
+fn fresh() -> (Arc<Memory>, Arc<dyn Backend>) {
+    let memory = Arc::new(Memory::default());
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory.clone();
+    (memory, backend)
+}
+
+#[test]
+fn writers_at_once_all_publish_and_all_restores_are_right() {
+    let (memory, backend) = fresh();
+    let common = rows(1, 1000);
+    std::thread::scope(|scope| {
+        for number in 0..6u64 {
+            let (backend, common) = (&backend, &common);
+            scope.spawn(move || {
+                let mut bytes = common.clone();
+                bytes.extend_from_slice(&rows(number + 10, 500));
+                let id = store(&open(backend), &format!("w{number}"), &bytes).unwrap().id.unwrap();
+                assert_eq!(load(&open(backend), &id).unwrap(), bytes);
+            });
+        }
+    });
+    let repository = open(&backend);
+    assert_eq!(repository.snapshots().unwrap().len(), 6);
+    assert_sound(&repository);
+    let leases = memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::Lease).count();
+    assert_eq!(leases, 0, "a lease was left behind");
+}
+
+#[test]
+fn an_unchanged_stream_writes_no_pack() {
+    let (_, backend) = fresh();
+    let bytes = rows(1, 3000);
+    store(&open(&backend), "dump", &bytes).unwrap();
+    let packs = |kind| list_all(backend.as_ref(), kind).unwrap();
+    let before = (packs(Kind::DataPack), packs(Kind::MetaPack));
+    let outcome = store(&open(&backend), "dump", &bytes).unwrap();
+    assert_eq!((outcome.summary.new_bytes, outcome.summary.stored_bytes), (0, 0));
+    assert_eq!(outcome.summary.read_bytes, bytes.len() as u64, "a stream is always read");
+    assert_eq!((packs(Kind::DataPack), packs(Kind::MetaPack)), before);
+}
+
+#[test]
+fn a_small_change_costs_little_and_depth_stays_bounded() {
+    let (_, backend) = fresh();
+    let mut bytes = rows(1, 8000);
+    let first = store(&open(&backend), "dump", &bytes).unwrap().summary.stored_bytes;
+    let mut all = Vec::new();
+    for day in 0..14 {
+        bytes = next_day(&bytes, day);
+        let outcome = store(&open(&backend), "dump", &bytes).unwrap();
+        assert!(outcome.summary.stored_bytes < first / 3, "day {day}: {} of {first}", outcome.summary.stored_bytes);
+        all.push((outcome.id.unwrap(), bytes.clone()));
+    }
+    let repository = open(&backend);
+    let mut depths = BTreeSet::new();
+    for pack in repository.index().packs().unwrap() {
+        depths.extend(repository.index().frames_of_pack(pack.no).unwrap().iter().map(|frame| frame.entry.depth));
+    }
+    assert!(depths.contains(&3), "no delta of depth 3 was made: {depths:?}");
+    assert!(depths.last().unwrap() <= &8, "{depths:?}");
+    for (id, bytes) in &all {
+        assert!(load(&repository, id).unwrap() == *bytes);
+    }
+    assert_sound(&repository);
+}
+
+#[test]
+fn contents_of_every_awkward_length_come_back() {
+    let (_, backend) = fresh();
+    let all = rows(3, 2000);
+    for len in [0, 1, 511, 512, 513, 2048, 8191, 8192, 8193, 65_537, all.len()] {
+        let id = store(&open(&backend), "length", &all[..len]).unwrap().id.unwrap();
+        assert_eq!(load(&open(&backend), &id).unwrap(), all[..len], "{len} bytes");
+    }
+    let zeros = vec![0; 1 << 20];
+    let id = store(&open(&backend), "zeros", &zeros).unwrap().id.unwrap();
+    assert_eq!(load(&open(&backend), &id).unwrap(), zeros);
+    assert_sound(&open(&backend));
+}
+
+struct Failing(usize);
+
+impl Read for Failing {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0 == 0 {
+            return Err(std::io::Error::other("the disk went away"));
+        }
+        let len = self.0.min(buffer.len());
+        buffer[..len].fill(b'x');
+        self.0 -= len;
+        Ok(len)
+    }
+}
+
+#[test]
+fn a_stream_that_fails_publishes_nothing_and_the_next_backup_works() {
+    let (_, backend) = fresh();
+    let repository = open(&backend);
+    let error = backup::stream(&repository, &mut Failing(300_000), &options("dump"), &Silent).unwrap_err();
+    assert!(matches!(error, OrchestrateError::Input(_)), "{error:?}");
+    assert!(repository.snapshots().unwrap().is_empty());
+    let bytes = vec![b'x'; 300_000];
+    let id = store(&repository, "dump", &bytes).unwrap().id.unwrap();
+    assert_eq!(load(&open(&backend), &id).unwrap(), bytes);
+}
+
+struct Interrupting;
+
+impl Monitor for Interrupting {
+    fn interrupted(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_interrupted_backup_publishes_nothing() {
+    let (_, backend) = fresh();
+    let repository = open(&backend);
+    let bytes = rows(1, 1000);
+    let error = backup::stream(&repository, &mut bytes.as_slice(), &options("dump"), &Interrupting).unwrap_err();
+    assert!(matches!(error, OrchestrateError::Repo(RepoError::Interrupted)), "{error:?}");
+    assert!(repository.snapshots().unwrap().is_empty());
+}
+
+#[test]
+fn the_parent_of_another_kind_or_name_is_not_chosen() {
+    let (_, backend) = fresh();
+    let repository = open(&backend);
+    let first = store(&repository, "a", &rows(1, 200)).unwrap();
+    assert_eq!(first.parent, None);
+    assert_eq!(store(&repository, "b", &rows(2, 200)).unwrap().parent, None);
+    assert_eq!(store(&repository, "a", &rows(3, 200)).unwrap().parent, first.id);
+}
