@@ -101,11 +101,10 @@ fn configuration_agrees() {
     config.authenticate(&vectors.keys);
     assert_eq!(config.encode().unwrap(), stored.as_bytes());
     assert_eq!(config.chunk_sizes, ChunkSizes::DEFAULT);
-    for (from, to) in
-        [("16384", "16386"), ("2026-03-01", "2026-03-02"), ("2021", "2020"), ("\"mac\": \"", "\"mac\": \"0")]
-    {
+    let changes = [("16384", "16386"), ("2026-03-01", "2026-03-02"), ("2021", "2022"), ("mac\": \"", "mac\": \"0")];
+    for (from, to) in changes {
         let altered = Config::decode(stored.replacen(from, to, 1).as_bytes()).unwrap();
-        assert_eq!(altered.verify(&vectors.keys).is_ok(), from == "2021", "{from}");
+        assert!(altered.verify(&vectors.keys).is_err(), "{from} became {to}");
     }
     let newer = stored.replacen("\"version\": 1", "\"version\": 2, \"unheard\": 0", 1);
     assert!(matches!(Config::decode(newer.as_bytes()), Err(FormatError::Version { found: 2, .. })));
