@@ -1,1 +1,293 @@
-//! To be written.
+//! L2: the repository. What is where, writing, reading, checking, forgetting, collecting.
+//!
+//! Truth is in the objects; [`index`] and [`cache`] are derived. [`writer`] and [`gc`] meet only through leases and
+//! tombstones ([`lease`]), never through locks.
+
+pub mod bitmap;
+pub mod cache;
+pub mod error;
+pub mod frames;
+pub mod index;
+pub mod keys;
+pub mod lease;
+pub mod lists;
+pub mod reader;
+pub mod similar;
+pub mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+pub use error::RepoError;
+
+use crate::backend::{Backend, BackendError, ByteRange, list_all};
+use crate::format::config::{ChunkSizes, Config, MAX_CONFIG};
+use crate::format::content::Content;
+use crate::format::crypto::{Keys, MasterKey};
+use crate::format::key::{Credential, KeyObject, PasswordCost};
+use crate::format::record::{self, MAX_STORED_RECORD, Proof, Record, Snapshot, Tombstone};
+use crate::format::{Kind, ObjectId, RepositoryId};
+use crate::progress::Monitor;
+use crate::repo::bitmap::Bitmap;
+use crate::repo::cache::CacheDir;
+use crate::repo::frames::Frames;
+use crate::repo::index::Index;
+use crate::repo::index::refresh::UnusablePack;
+use crate::repo::reader::{ChunkReader, Prefetch, StreamReader, TreeReader};
+
+/// How a repository is made.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// The cost of the first password.
+    pub cost: PasswordCost,
+    /// How streams are cut.
+    pub chunk_sizes: ChunkSizes,
+    /// The first key's name.
+    pub label: String,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        InitOptions { cost: PasswordCost::DEFAULT, chunk_sizes: ChunkSizes::DEFAULT, label: "first".to_owned() }
+    }
+}
+
+/// How a repository is opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Where derived data is kept; without it, in a directory that goes with the process.
+    pub cache: Option<PathBuf>,
+    /// The name of this machine.
+    pub host: String,
+}
+
+/// A snapshot in a repository.
+#[derive(Debug, Clone)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: ObjectId,
+    /// What it says.
+    pub snapshot: Snapshot,
+    /// The newest proof that every byte of it could be read.
+    pub proof: Option<Proof>,
+}
+
+/// An open repository.
+pub struct Repository {
+    backend: Arc<dyn Backend>,
+    config: Config,
+    keys: Keys,
+    master: MasterKey,
+    index: Arc<Index>,
+    frames: Arc<Frames>,
+    unusable: Mutex<Vec<UnusablePack>>,
+    host: String,
+    // Dropped last: the index is in it.
+    cache: CacheDir,
+}
+
+impl Repository {
+    /// Makes a repository in empty storage.
+    pub fn init(
+        backend: &dyn Backend,
+        credential: &Credential,
+        options: &InitOptions,
+    ) -> Result<RepositoryId, RepoError> {
+        let now = Timestamp::now().to_string();
+        let mut config = Config::new(now.clone(), options.chunk_sizes)?;
+        let master = MasterKey::generate()?;
+        config.authenticate(&Keys::derive(&master, config.id));
+        let key =
+            KeyObject::wrap(&master, config.id, credential, options.cost, options.label.clone(), now)?.encode()?;
+        backend.write_new(Kind::Key, &ObjectId::of(&key), &key)?;
+        backend.sync()?;
+        // The configuration makes it a repository, so it comes last; it cannot be written twice.
+        backend.write_new(Kind::Config, &ObjectId::ZERO, &config.encode()?)?;
+        backend.sync()?;
+        Ok(config.id)
+    }
+
+    /// Opens a repository with a password or key file, and brings the index up to date.
+    pub fn open(
+        backend: Arc<dyn Backend>,
+        credential: &Credential,
+        options: &OpenOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, RepoError> {
+        let config = read_config(backend.as_ref())?;
+        let master = keys::unlock(backend.as_ref(), config.id, credential)?;
+        let keys = Keys::derive(&master, config.id);
+        config.verify(&keys)?;
+        let cache = CacheDir::open(options.cache.as_deref(), config.id)?;
+        let index = Arc::new(Index::open(&cache)?);
+        let frames = Arc::new(Frames::new(backend.clone(), keys.clone(), index.clone()));
+        let host = options.host.clone();
+        let unusable = Mutex::default();
+        let repository = Repository { backend, config, keys, master, index, frames, unusable, host, cache };
+        repository.refresh(monitor)?;
+        Ok(repository)
+    }
+
+    /// Makes the index equal to the packs in storage. Packs that cannot be used are kept for
+    /// [`Repository::unusable_packs`].
+    pub fn refresh(&self, monitor: &dyn Monitor) -> Result<(), RepoError> {
+        let unusable = self.index.refresh(self.backend.as_ref(), &self.keys, monitor)?;
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        Ok(())
+    }
+
+    /// The storage.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The derived keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The cache directory.
+    pub fn cache(&self) -> &CacheDir {
+        &self.cache
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// The reader of chunks.
+    pub fn frames(&self) -> &Arc<Frames> {
+        &self.frames
+    }
+
+    /// The name of this machine, as given at opening.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Packs whose footers could not be used at the last refresh, in words.
+    pub fn unusable_packs(&self) -> Vec<(Kind, ObjectId, String)> {
+        let packs = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        packs.iter().map(|pack| (pack.kind, pack.id, chain(&pack.error))).collect()
+    }
+
+    /// Writes a record; its id.
+    pub fn write_record<R: Record>(&self, record: &R) -> Result<ObjectId, RepoError> {
+        let (id, stored) = record::seal(&self.keys, record)?;
+        self.backend.write_new(R::KIND, &id, &stored)?;
+        Ok(id)
+    }
+
+    /// Reads a record.
+    pub fn read_record<R: Record>(&self, id: &ObjectId) -> Result<R, RepoError> {
+        let limit = MAX_STORED_RECORD as u64;
+        let stored = self.backend.read(R::KIND, id, ByteRange::All { limit })?;
+        record::open(&self.keys, id, stored).map_err(RepoError::object(R::KIND, *id))
+    }
+
+    /// Reads all records of a kind. One that vanishes meanwhile is left out; one that cannot be used is an error,
+    /// because leaving it out could make its data seem unneeded.
+    pub fn read_records<R: Record>(&self) -> Result<Vec<(ObjectId, R)>, RepoError> {
+        let mut records = Vec::new();
+        for (id, _) in list_all(self.backend.as_ref(), R::KIND)? {
+            match self.read_record(&id) {
+                Ok(record) => records.push((id, record)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(records)
+    }
+
+    /// All snapshots, oldest first, each with its newest proof.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, RepoError> {
+        let mut proofs = std::collections::HashMap::<ObjectId, Proof>::new();
+        for (_, proof) in self.read_records::<Proof>()? {
+            let newest = proofs.entry(proof.snapshot).or_insert_with(|| proof.clone());
+            if proof.time > newest.time {
+                *newest = proof;
+            }
+        }
+        let mut all: Vec<SnapshotInfo> = self
+            .read_records::<Snapshot>()?
+            .into_iter()
+            .map(|(id, snapshot)| SnapshotInfo { id, snapshot, proof: proofs.remove(&id) })
+            .collect();
+        all.sort_by(|a, b| (a.snapshot.time, a.id).cmp(&(b.snapshot.time, b.id)));
+        Ok(all)
+    }
+
+    /// The chunks that tombstones name dead.
+    pub fn condemned(&self) -> Result<Bitmap, RepoError> {
+        let mut condemned = Bitmap::default();
+        let tombstones = self.read_records::<Tombstone>()?;
+        if tombstones.is_empty() {
+            return Ok(condemned);
+        }
+        let packs: std::collections::HashMap<_, _> =
+            self.index.packs()?.into_iter().map(|pack| (pack.id, pack.no)).collect();
+        for pack in tombstones.iter().flat_map(|(_, tombstone)| &tombstone.packs) {
+            let Some(no) = packs.get(&pack.id) else { continue };
+            let dead = pack.dead_bits()?;
+            let frames = self.index.frames_of_pack(*no)?;
+            let numbers = frames.iter().flat_map(|f| f.first..f.first + f.entry.chunks.len() as u64);
+            for (position, number) in numbers.enumerate() {
+                if dead.get(position / 8).is_some_and(|byte| byte & (1 << (position % 8)) != 0) {
+                    condemned.insert(number);
+                }
+            }
+        }
+        Ok(condemned)
+    }
+
+    /// A content as a stream, decoded ahead by worker threads.
+    pub fn stream(&self, content: &Content) -> Result<StreamReader, RepoError> {
+        let prefetch = Prefetch::start(&self.frames);
+        Ok(StreamReader::new(ChunkReader::new(&self.frames, content, Some(prefetch))?))
+    }
+
+    /// A content as a stream, decoded by the caller's thread: for small files.
+    pub fn small_stream(&self, content: &Content) -> Result<StreamReader, RepoError> {
+        Ok(StreamReader::new(ChunkReader::new(&self.frames, content, None)?))
+    }
+
+    /// The entries of a tree.
+    pub fn tree(&self, content: &Content) -> Result<TreeReader, RepoError> {
+        TreeReader::new(&self.frames, content)
+    }
+
+    /// Notes in the cache that a snapshot was seen.
+    pub fn remember(&self, id: &ObjectId, snapshot: &Snapshot) -> Result<(), RepoError> {
+        self.index.remember(id, &snapshot.name, &snapshot.time.to_string())
+    }
+}
+
+/// Reads the configuration of storage that should hold a repository.
+pub fn read_config(backend: &dyn Backend) -> Result<Config, RepoError> {
+    let range = ByteRange::All { limit: MAX_CONFIG as u64 };
+    let stored = backend.read(Kind::Config, &ObjectId::ZERO, range).map_err(|error| match error {
+        BackendError::NotFound { location, .. } => BackendError::NoRepository { location },
+        other => other,
+    })?;
+    Ok(Config::decode(&stored)?)
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

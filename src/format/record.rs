@@ -160,6 +160,13 @@ pub struct CondemnedPack {
     pub dead: String,
 }
 
+impl CondemnedPack {
+    /// The bits, as bytes.
+    pub fn dead_bits(&self) -> Result<Vec<u8>, FormatError> {
+        hex::decode(&self.dead).map_err(|e| FormatError::invalid("tombstone", e.to_string()))
+    }
+}
+
 /// What a lease holder is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

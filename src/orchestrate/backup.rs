@@ -1,0 +1,442 @@
+//! Backup: paths, a stream, or a program's output into one snapshot.
+//!
+//! Invariants: a stream is read whole, never taken as unchanged; a file is taken as unchanged only when size, mtime,
+//! ctime and inode equal those of the same path in a snapshot of the same host, and its content is still there; what
+//! cannot be read is recorded and counted, and never stops the rest; a program's output is published only after the
+//! program succeeded.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::format::content::Content;
+use crate::format::record::{PathText, Snapshot, SnapshotKind, Summary};
+use crate::format::tree::{Entry, Node, compare_paths};
+use crate::format::{FormatError, ObjectId};
+use crate::orchestrate::error::OrchestrateError;
+use crate::progress::{Monitor, Notice, Phase};
+use crate::repo::reader::TreeReader;
+use crate::repo::writer::{CopyError, Tree, Writer};
+use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
+use crate::source::SourceError;
+use crate::source::command::CommandStream;
+use crate::source::files::patterns::Patterns;
+use crate::source::files::walk::{Found, Item, Walk, WalkOptions, unread};
+
+/// Which snapshot a backup is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// The newest of the same name and kind, this host's preferred.
+    Newest,
+    /// None: everything is read, nothing is a delta of a neighbour.
+    None,
+    /// This one.
+    Snapshot(ObjectId),
+}
+
+/// What every backup is told.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// The snapshot's name.
+    pub name: String,
+    /// The snapshot's tags.
+    pub tags: BTreeMap<String, String>,
+    /// The snapshot compared with.
+    pub parent: Parent,
+}
+
+/// What a backup of paths is told besides.
+#[derive(Debug, Clone)]
+pub struct TreeOptions {
+    /// The paths.
+    pub roots: Vec<PathBuf>,
+    /// What is left out.
+    pub exclude: Patterns,
+    /// Read every file, also those that seem unchanged.
+    pub force: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The snapshot; none after a dry run.
+    pub id: Option<ObjectId>,
+    /// The snapshot compared with.
+    pub parent: Option<ObjectId>,
+    /// Counts.
+    pub summary: Summary,
+}
+
+struct Run<'r> {
+    repository: &'r Repository,
+    options: &'r BackupOptions,
+    time: Timestamp,
+    started: Instant,
+    previous: Option<ObjectId>,
+    parent: Option<SnapshotInfo>,
+}
+
+impl<'r> Run<'r> {
+    /// Chooses the parent. Called when the writer holds its lease, so that the parent's data stays.
+    fn prepare(
+        repository: &'r Repository,
+        options: &'r BackupOptions,
+        kind: SnapshotKind,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, OrchestrateError> {
+        crate::format::name::validate(&options.name).map_err(RepoError::from)?;
+        let snapshots = repository.snapshots()?;
+        let previous = snapshots.last().map(|info| info.id);
+        let fits = |info: &SnapshotInfo| info.snapshot.kind == kind;
+        let parent = match options.parent {
+            Parent::None => None,
+            Parent::Snapshot(id) => {
+                let found = snapshots.into_iter().find(|info| info.id == id).filter(fits);
+                let why = || format!("snapshot {} cannot be the parent: it is of the other kind, or gone", id.short());
+                Some(found.ok_or_else(|| OrchestrateError::Unfit(why()))?)
+            }
+            Parent::Newest => {
+                let named = |info: &SnapshotInfo| fits(info) && info.snapshot.name == options.name;
+                let ours = |info: &SnapshotInfo| named(info) && info.snapshot.host == repository.host();
+                let newest = snapshots.iter().rev().find(|info| ours(info));
+                newest.or_else(|| snapshots.iter().rev().find(|info| named(info))).cloned()
+            }
+        };
+        if let Some(parent) = &parent {
+            monitor.item(&format!("compared with {}", parent.id.short()));
+        }
+        Ok(Run { repository, options, time: Timestamp::now(), started: Instant::now(), previous, parent })
+    }
+
+    fn parent_content(&self) -> Option<Content> {
+        self.parent.as_ref().map(|info| info.snapshot.content).filter(|content| content.bytes > 0)
+    }
+
+    fn publish(
+        self,
+        mut writer: Writer<'_>,
+        kind: SnapshotKind,
+        paths: Vec<PathText>,
+        content: Content,
+        mut summary: Summary,
+    ) -> Result<Outcome, OrchestrateError> {
+        let written = writer.flush()?;
+        summary.new_bytes = written.new_bytes;
+        summary.stored_bytes = written.stored_bytes;
+        summary.milliseconds = self.started.elapsed().as_millis() as u64;
+        let parent = self.parent.map(|info| info.id);
+        let snapshot = Snapshot {
+            name: self.options.name.clone(),
+            host: self.repository.host().to_owned(),
+            time: self.time,
+            kind,
+            paths,
+            tags: self.options.tags.clone(),
+            content,
+            parent,
+            previous: self.previous,
+            summary,
+            program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let id = writer.publish(&snapshot)?;
+        Ok(Outcome { id: Some(id), parent, summary })
+    }
+}
+
+/// Stores a stream.
+pub fn stream(
+    repository: &Repository,
+    source: &mut dyn Read,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    let (run, writer, content) = read_stream(repository, source, options, monitor)?;
+    publish_stream(run, writer, content)
+}
+
+/// Stores a program's output, if the program succeeds.
+pub fn command(
+    repository: &Repository,
+    argv: &[OsString],
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    let mut source = CommandStream::spawn(argv, |line| tracing::info!(target: "command", "{line}"))?;
+    let (run, writer, content) = read_stream(repository, &mut source, options, monitor)?;
+    // The output has ended; whether it counts is known when the program has, too.
+    if let Err(error) = source.finish() {
+        writer.abandon()?;
+        return Err(error.into());
+    }
+    publish_stream(run, writer, content)
+}
+
+fn read_stream<'r>(
+    repository: &'r Repository,
+    source: &mut dyn Read,
+    options: &'r BackupOptions,
+    monitor: &'r dyn Monitor,
+) -> Result<(Run<'r>, Writer<'r>, Content), OrchestrateError> {
+    let mut writer = Writer::begin(repository, monitor)?;
+    let run = Run::prepare(repository, options, SnapshotKind::Stream, monitor)?;
+    monitor.begin(Phase::Backup, run.parent_content().map(|content| content.bytes));
+    let content = writer.content(run.parent_content(), source).map_err(|error| match error {
+        CopyError::Source(error) => OrchestrateError::Input(error),
+        CopyError::Repo(error) => error.into(),
+    })?;
+    monitor.end();
+    Ok((run, writer, content))
+}
+
+fn publish_stream(run: Run<'_>, writer: Writer<'_>, content: Content) -> Result<Outcome, OrchestrateError> {
+    let summary = Summary { bytes: content.bytes, read_bytes: content.bytes, ..Summary::default() };
+    run.publish(writer, SnapshotKind::Stream, Vec::new(), content, summary)
+}
+
+/// Stores paths.
+pub fn tree(
+    repository: &Repository,
+    tree: TreeOptions,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    let (walk, roots, errors) = Walk::new(WalkOptions { roots: tree.roots, exclude: tree.exclude })?;
+    let mut summary = Summary { unread: errors.len() as u64, ..Summary::default() };
+    for error in errors {
+        if roots.is_empty() {
+            return Err(OrchestrateError::NoRoots(error));
+        }
+        notice(monitor, &error);
+    }
+    if tree.dry_run {
+        let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
+        return dry_run(&run, walk, tree.force, summary, monitor);
+    }
+    let mut writer = Writer::begin(repository, monitor)?;
+    let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
+    monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
+    let mut out = writer.tree(run.parent_content())?;
+    let mut known = Known::new(&run, tree.force)?;
+    for item in walk {
+        if monitor.interrupted() {
+            return Err(RepoError::Interrupted.into());
+        }
+        let entry = match item {
+            Item::Failed(entry, error) => {
+                summary.unread += 1;
+                notice(monitor, &error);
+                *entry
+            }
+            Item::Found(found) => {
+                let before = known.advance_to(&found.entry.path)?;
+                store(&mut writer, *found, before, known.same_host, &mut summary, monitor)?
+            }
+        };
+        count(&entry, &mut summary);
+        push(&mut writer, &mut out, entry, &mut summary, monitor)?;
+    }
+    let content = writer.finish_tree(out)?;
+    monitor.end();
+    let paths = roots.iter().map(|root| PathText(root.as_os_str().as_bytes().to_vec())).collect();
+    run.publish(writer, SnapshotKind::Tree, paths, content, summary)
+}
+
+/// Adds an entry; one that no tree can hold is recorded as unread.
+fn push(
+    writer: &mut Writer<'_>,
+    out: &mut Tree,
+    entry: Entry,
+    summary: &mut Summary,
+    monitor: &dyn Monitor,
+) -> Result<(), OrchestrateError> {
+    let path = entry.path.clone();
+    match writer.push(out, entry) {
+        Err(RepoError::Format(source @ (FormatError::TooLarge { .. } | FormatError::Invalid { .. }))) => {
+            summary.unread += 1;
+            notice(monitor, &SourceError::Unfit { path: path.clone(), source });
+            Ok(writer.push(out, unread(path))?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// The parent's entries, walked beside the file system.
+struct Known {
+    tree: Option<TreeReader>,
+    next: Option<Entry>,
+    same_host: bool,
+}
+
+impl Known {
+    fn new(run: &Run<'_>, force: bool) -> Result<Self, OrchestrateError> {
+        let tree = run.parent_content().map(|content| run.repository.tree(&content)).transpose()?;
+        let host = run.parent.as_ref().map(|info| info.snapshot.host.as_str());
+        Ok(Known { tree, next: None, same_host: !force && host == Some(run.repository.host()) })
+    }
+
+    /// The parent's entry of this path. Paths come in order.
+    fn advance_to(&mut self, path: &[u8]) -> Result<Option<Entry>, OrchestrateError> {
+        loop {
+            if self.next.is_none() {
+                self.next = match self.tree.as_mut().map(TreeReader::next_entry) {
+                    Some(Ok(entry)) => entry,
+                    Some(Err(error @ (RepoError::Index { .. } | RepoError::Cache { .. }))) => return Err(error.into()),
+                    // A parent that cannot be read to its end only costs time and space.
+                    Some(Err(_)) | None => None,
+                };
+                if self.next.is_none() {
+                    self.tree = None;
+                }
+            }
+            let Some(next) = &self.next else { return Ok(None) };
+            match compare_paths(&next.path, path) {
+                std::cmp::Ordering::Less => self.next = None,
+                std::cmp::Ordering::Equal => return Ok(self.next.take()),
+                std::cmp::Ordering::Greater => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Whether nothing of the inode has changed: then attributes, a link's target and content are as they were.
+fn is_unchanged(now: &Entry, before: &Entry) -> bool {
+    let same_node = match (&now.node, &before.node) {
+        (Node::File { size: a, .. }, Node::File { size: b, .. }) => a == b,
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    };
+    same_node && !before.unstable && (now.mtime, now.ctime, now.inode) == (before.mtime, before.ctime, before.inode)
+}
+
+fn store(
+    writer: &mut Writer<'_>,
+    mut found: Found,
+    before: Option<Entry>,
+    same_host: bool,
+    summary: &mut Summary,
+    monitor: &dyn Monitor,
+) -> Result<Entry, OrchestrateError> {
+    let before_content = before.as_ref().and_then(|entry| entry.content().copied());
+    if let Some(before) = before.filter(|before| same_host && is_unchanged(&found.entry, before)) {
+        let there = before_content.map_or(Ok(true), |content| writer.has_content(&content))?;
+        if there {
+            if let Some(content) = before_content {
+                summary.unchanged_files += 1;
+                monitor.advance(content.bytes);
+            }
+            found.entry.node = before.node;
+            found.entry.xattrs = before.xattrs;
+            return Ok(found.entry);
+        }
+    }
+    if let Err(error) = found.complete() {
+        summary.unread += 1;
+        notice(monitor, &error);
+        if !matches!(found.entry.node, Node::File { .. } | Node::Directory) {
+            found.entry.node = Node::Unread;
+        }
+    }
+    if matches!(found.entry.node, Node::File { .. }) {
+        monitor.item(&crate::format::codec::escape(&found.entry.path));
+        let parent = before_content.filter(|content| content.bytes > 0);
+        match read_file(writer, &mut found, parent) {
+            Ok(false) => {}
+            Ok(true) => {
+                summary.unread += 1;
+                found.entry.unstable = true;
+                notice(monitor, &SourceError::Changed { path: found.entry.path.clone() });
+            }
+            Err(OrchestrateError::Source(error)) => {
+                summary.unread += 1;
+                notice(monitor, &error);
+                found.entry = Entry { node: Node::Unread, link_device: None, ..found.entry };
+            }
+            Err(error) => return Err(error),
+        }
+        summary.read_bytes += found.entry.content().map_or(0, |content| content.bytes);
+    }
+    Ok(found.entry)
+}
+
+/// Reads a file, once more if it changed meanwhile; true when it changed again.
+fn read_file(writer: &mut Writer<'_>, found: &mut Found, parent: Option<Content>) -> Result<bool, OrchestrateError> {
+    let mut changed = false;
+    for _ in 0..2 {
+        let mut reader = found.open()?;
+        let content = writer.content(parent, &mut reader).map_err(|error| match error {
+            CopyError::Source(source) => {
+                let path = found.entry.path.clone();
+                OrchestrateError::Source(SourceError::Unreadable { action: "read", path, source })
+            }
+            CopyError::Repo(error) => error.into(),
+        })?;
+        let state = reader.finish()?;
+        changed = state.changed;
+        found.entry.node = Node::File { size: state.size, extents: state.extents, content };
+        if !changed {
+            break;
+        }
+    }
+    Ok(changed)
+}
+
+fn count(entry: &Entry, summary: &mut Summary) {
+    match &entry.node {
+        Node::File { content, .. } => {
+            summary.files += 1;
+            summary.bytes += content.bytes;
+        }
+        Node::Directory => summary.directories += 1,
+        Node::Unread => {}
+        _ => summary.others += 1,
+    }
+}
+
+fn notice(monitor: &dyn Monitor, error: &SourceError) {
+    monitor.notice(Notice { subject: "source".to_owned(), message: chain(error) });
+}
+
+/// Counts what a backup would read; reads and writes nothing.
+fn dry_run(
+    run: &Run<'_>,
+    walk: Walk,
+    force: bool,
+    mut summary: Summary,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    monitor.begin(Phase::Backup, None);
+    let mut known = Known::new(run, force)?;
+    for item in walk {
+        if monitor.interrupted() {
+            return Err(RepoError::Interrupted.into());
+        }
+        let entry = match item {
+            Item::Failed(entry, error) => {
+                summary.unread += 1;
+                notice(monitor, &error);
+                *entry
+            }
+            Item::Found(found) => found.entry,
+        };
+        let before = known.advance_to(&entry.path)?;
+        let unchanged = before.is_some_and(|before| known.same_host && is_unchanged(&entry, &before));
+        count(&entry, &mut summary);
+        if let Node::File { size, .. } = entry.node {
+            summary.bytes += size;
+            if unchanged {
+                summary.unchanged_files += 1;
+            } else {
+                summary.read_bytes += size;
+            }
+        }
+    }
+    monitor.end();
+    summary.milliseconds = run.started.elapsed().as_millis() as u64;
+    Ok(Outcome { id: None, parent: run.parent.as_ref().map(|info| info.id), summary })
+}

@@ -1,0 +1,140 @@
+//! What can go wrong in a repository.
+
+use crate::backend::BackendError;
+use crate::format::{ChunkId, FormatError, Kind, ObjectId};
+
+/// A failure of a repository operation.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// Storage failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Encoding or encrypting failed.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A stored object cannot be used.
+    #[error("{kind} {id} cannot be used: run `cairn check`")]
+    Object {
+        /// Its kind.
+        kind: Kind,
+        /// Its id.
+        id: ObjectId,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A frame cannot be read.
+    #[error("frame {frame} of {kind} {id} cannot be read: run `cairn check --read-data`")]
+    Frame {
+        /// The pack's kind.
+        kind: Kind,
+        /// The pack.
+        id: ObjectId,
+        /// The frame's position in the pack.
+        frame: u32,
+        /// Why.
+        source: Box<RepoError>,
+    },
+    /// A chunk is in no pack.
+    #[error("chunk {id} is in no readable pack: what needs it cannot be read; run `cairn check`")]
+    MissingChunk {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// A chunk's content is not what its id says.
+    #[error("chunk {id} has other content than its id says: it is damaged; run `cairn check --read-data`")]
+    DamagedChunk {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// The index in the cache directory failed.
+    #[error("the index {path} failed: remove the file, it is made again from the packs")]
+    Index {
+        /// The file.
+        path: String,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+    /// The cache directory failed.
+    #[error("cannot use the cache directory {path}: choose another with --cache-dir")]
+    Cache {
+        /// The directory or file.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// Another process holds a lease that excludes this operation.
+    #[error("{what} is running since {since} on {host} (process {process}): wait for its end, or until {until}")]
+    Locked {
+        /// What the other process does.
+        what: &'static str,
+        /// When it began.
+        since: String,
+        /// Where it runs.
+        host: String,
+        /// Its process id.
+        process: u32,
+        /// When its lease ends by itself.
+        until: String,
+    },
+    /// This process's own lease is gone or too old; what it wrote might be collected.
+    #[error(
+        "this run took longer than its lease or lost it, so nothing was published: run it again, stored data is reused"
+    )]
+    LeaseLost,
+    /// Something that this run relied on has gone.
+    #[error("{kind} {id}, which this run relies on, has disappeared, so nothing was published: run it again")]
+    Disappeared {
+        /// The pack's kind.
+        kind: Kind,
+        /// The pack.
+        id: ObjectId,
+    },
+    /// The last key cannot be removed.
+    #[error("key {id} is the last one: without it nobody can open the repository; add another first")]
+    LastKey {
+        /// The key.
+        id: ObjectId,
+    },
+    /// No key or several have this prefix.
+    #[error("{count} keys begin with {prefix:?}: see `cairn key list`")]
+    KeyPrefix {
+        /// The prefix given.
+        prefix: String,
+        /// How many match.
+        count: usize,
+    },
+    /// An operation would remove what may be needed.
+    #[error("refused: {why}")]
+    Refused {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A snapshot's content contradicts itself.
+    #[error("the content is malformed: {why}; run `cairn check`")]
+    Malformed {
+        /// What is wrong.
+        why: String,
+    },
+    /// A worker thread ended without an answer.
+    #[error("a worker thread ended unexpectedly; nothing was published")]
+    Worker,
+    /// The operator asked to stop.
+    #[error("interrupted; nothing was published")]
+    Interrupted,
+}
+
+impl RepoError {
+    /// Adds which object it is about.
+    pub fn object(kind: Kind, id: ObjectId) -> impl Fn(FormatError) -> RepoError {
+        move |source| RepoError::Object { kind, id, source }
+    }
+
+    /// True when storage says that an object is not there.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            RepoError::Backend(e) => e.is_not_found(),
+            RepoError::Frame { source, .. } => source.is_not_found(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Reading frames: fetch, open, decompress with the bases' content, keep the recently used ones.
+//!
+//! Invariants: at most [`CACHE_BYTES`] of raw frames are kept (besides those in use); a frame is decoded by one thread
+//! while others wait for it; a base is only taken from a frame of smaller depth than the frame that names it, so
+//! reading ends whatever the footers say, and no two threads wait for each other.
+//!
+//! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
+//! looked up once more.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::backend::{Backend, ByteRange};
+use crate::format::crypto::{Envelope, Keys};
+use crate::format::frame::{self, MAX_BASE_RAW, MAX_DEPTH};
+use crate::format::{ChunkId, FormatError, Kind};
+use crate::progress::Silent;
+use crate::repo::error::RepoError;
+use crate::repo::index::{FrameInfo, Index, Location, PackInfo};
+
+/// Raw bytes of frames kept.
+pub const CACHE_BYTES: usize = 64 << 20;
+
+/// A chunk's bytes within its frame.
+#[derive(Clone)]
+pub struct ChunkBytes {
+    frame: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl std::ops::Deref for ChunkBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.frame[self.range.clone()]
+    }
+}
+
+enum Slot {
+    Loading,
+    Ready { raw: Arc<Vec<u8>>, used: u64 },
+}
+
+#[derive(Default)]
+struct Cache {
+    slots: HashMap<u64, Slot>,
+    bytes: usize,
+    clock: u64,
+}
+
+/// Reads chunks of a repository. Shared by threads.
+pub struct Frames {
+    backend: Arc<dyn Backend>,
+    keys: Keys,
+    index: Arc<Index>,
+    cache: Mutex<Cache>,
+    loaded: Condvar,
+    packs: Mutex<Vec<Arc<OpenPack>>>,
+}
+
+struct OpenPack {
+    info: PackInfo,
+    envelope: Envelope,
+}
+
+const OPEN_PACKS: usize = 64;
+
+impl Frames {
+    /// A reader with an empty cache.
+    pub fn new(backend: Arc<dyn Backend>, keys: Keys, index: Arc<Index>) -> Self {
+        Frames { backend, keys, index, cache: Mutex::default(), loaded: Condvar::new(), packs: Mutex::default() }
+    }
+
+    /// The keys it opens frames with.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The index it looks chunks up in.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// A chunk's bytes, compared with its id. Damaged copies are passed over where there is another.
+    pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
+        match self.try_chunk(id) {
+            Err(error) if error.is_not_found() || matches!(error, RepoError::MissingChunk { .. }) => {
+                self.index.refresh(self.backend.as_ref(), &self.keys, &Silent)?;
+                self.try_chunk(id)
+            }
+            result => result,
+        }
+    }
+
+    fn try_chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
+        let mut problem = RepoError::MissingChunk { id: *id };
+        for location in self.index.find(id)? {
+            match self.at(&location) {
+                Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
+                Ok(_) => problem = self.frame_error(&location.frame, RepoError::DamagedChunk { id: *id }),
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+
+    /// The bytes at a location, without comparing them with the chunk's id.
+    pub fn at(&self, location: &Location) -> Result<ChunkBytes, RepoError> {
+        let frame = self.raw(&location.frame)?;
+        let range = location.range();
+        if range.end > frame.len() {
+            let source = FormatError::Truncated { what: "frame" };
+            return Err(self.frame_error(&location.frame, source.into()));
+        }
+        Ok(ChunkBytes { frame, range })
+    }
+
+    /// A frame's raw bytes, from the cache or decoded.
+    pub fn raw(&self, info: &FrameInfo) -> Result<Arc<Vec<u8>>, RepoError> {
+        let mut cache = self.lock();
+        loop {
+            cache.clock += 1;
+            let now = cache.clock;
+            match cache.slots.get_mut(&info.first) {
+                Some(Slot::Ready { raw, used }) => {
+                    *used = now;
+                    return Ok(raw.clone());
+                }
+                Some(Slot::Loading) => {
+                    cache = self.loaded.wait(cache).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => break,
+            }
+        }
+        cache.slots.insert(info.first, Slot::Loading);
+        drop(cache);
+        let result = self.load(info).map_err(|error| self.frame_error(info, error));
+        let mut cache = self.lock();
+        match &result {
+            Ok(raw) => {
+                cache.bytes += raw.len();
+                let used = cache.clock;
+                cache.slots.insert(info.first, Slot::Ready { raw: raw.clone(), used });
+                cache.shrink();
+            }
+            Err(_) => {
+                cache.slots.remove(&info.first);
+            }
+        }
+        drop(cache);
+        self.loaded.notify_all();
+        result
+    }
+
+    fn load(&self, info: &FrameInfo) -> Result<Arc<Vec<u8>>, RepoError> {
+        let mut sealed = self.sealed(info)?;
+        let pack = self.open_pack(info.pack)?;
+        let prefix = self.prefix(&info.entry.bases, info.entry.depth)?;
+        let compressed = pack.envelope.open(u64::from(info.slot), &mut sealed)?;
+        Ok(Arc::new(frame::decompress(compressed, info.entry.raw_len(), &prefix)?))
+    }
+
+    /// A frame as it is stored.
+    pub fn sealed(&self, info: &FrameInfo) -> Result<Vec<u8>, RepoError> {
+        let pack = self.open_pack(info.pack)?;
+        let range = ByteRange::At { offset: info.entry.offset, len: u64::from(info.entry.stored_len) };
+        Ok(self.backend.read(pack.info.kind, &pack.info.id, range)?)
+    }
+
+    /// The concatenated content of base chunks, each from a frame of less than `depth`.
+    pub fn prefix(&self, bases: &[ChunkId], depth: u8) -> Result<Vec<u8>, RepoError> {
+        let mut prefix = Vec::new();
+        for base in bases {
+            let location = self.base(base, depth)?.ok_or(RepoError::MissingChunk { id: *base })?;
+            if prefix.len() + location.chunk().len as usize > MAX_BASE_RAW {
+                let (found, limit) = (MAX_BASE_RAW as u64 + 1, MAX_BASE_RAW as u64);
+                return Err(FormatError::TooLarge { what: "frame base length", found, limit }.into());
+            }
+            prefix.extend_from_slice(&self.at(&location)?);
+        }
+        Ok(prefix)
+    }
+
+    /// Where a base chunk can be read for a frame of this depth.
+    pub fn base(&self, id: &ChunkId, depth: u8) -> Result<Option<Location>, RepoError> {
+        let usable = |location: &Location| location.frame.entry.depth < depth.min(MAX_DEPTH);
+        Ok(self.index.find(id)?.into_iter().find(usable))
+    }
+
+    fn open_pack(&self, no: u64) -> Result<Arc<OpenPack>, RepoError> {
+        let packs = || self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pack) = packs().iter().find(|pack| pack.info.no == no) {
+            return Ok(pack.clone());
+        }
+        let missing = || {
+            let (kind, id) = (Kind::DataPack, crate::format::ObjectId::ZERO);
+            crate::backend::BackendError::NotFound { kind, id, location: self.backend.location() }
+        };
+        let info = self.index.pack(no)?.ok_or_else(missing)?;
+        let envelope =
+            self.keys.open_envelope(info.kind, &info.header).map_err(RepoError::object(info.kind, info.id))?;
+        let pack = Arc::new(OpenPack { info, envelope });
+        let mut packs = packs();
+        if packs.len() == OPEN_PACKS {
+            packs.remove(0);
+        }
+        packs.push(pack.clone());
+        Ok(pack)
+    }
+
+    fn frame_error(&self, info: &FrameInfo, source: RepoError) -> RepoError {
+        match self.index.pack(info.pack) {
+            // An error deeper down names its own frame, which is the one to look at.
+            Ok(Some(pack)) if !matches!(source, RepoError::Frame { .. }) => {
+                RepoError::Frame { kind: pack.kind, id: pack.id, frame: info.slot, source: Box::new(source) }
+            }
+            _ => source,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cache {
+    /// Drops the least recently used frames until the limit is kept.
+    fn shrink(&mut self) {
+        while self.bytes > CACHE_BYTES {
+            let ready = self.slots.iter().filter_map(|(first, slot)| match slot {
+                Slot::Ready { used, raw } => Some((*used, *first, raw.len())),
+                Slot::Loading => None,
+            });
+            let Some((_, first, len)) = ready.min() else { return };
+            self.slots.remove(&first);
+            self.bytes -= len;
+        }
+    }
+}

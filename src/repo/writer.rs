@@ -1,0 +1,214 @@
+//! Writing: from a lease to a published snapshot (format-spec/ordering.md).
+//!
+//! Invariants: the lease is in storage before tombstones are listed, so a chunk that a gc will drop is either in a
+//! tombstone that this writer has seen, or the gc waits for this writer; a snapshot is written only when every pack it
+//! needs is durable, its lease still stands, and what it relies on is still there; if the lease vanished meanwhile, the
+//! snapshot is withdrawn. Any number of writers work at once.
+
+pub mod content;
+pub mod core;
+pub mod lane;
+pub mod packer;
+pub mod parent;
+pub mod pipeline;
+pub mod tree;
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+
+use crate::backend::list_all;
+use crate::chunker::{Chunker, Splitter};
+use crate::format::content::Content;
+use crate::format::list::ListKind;
+use crate::format::record::{Purpose, Snapshot};
+use crate::format::tree::Entry;
+use crate::format::{Kind, ObjectId};
+use crate::progress::Monitor;
+use crate::repo::Repository;
+use crate::repo::error::RepoError;
+use crate::repo::index::refresh::PACK_KINDS;
+use crate::repo::lease::Held;
+use crate::repo::lists::ListWalk;
+use crate::repo::writer::content::ContentWriter;
+use crate::repo::writer::core::{Core, WriteStats};
+use crate::repo::writer::pipeline::Pipeline;
+use crate::repo::writer::tree::TreeWriter;
+
+/// Which side of a copy failed: a source that cannot be read is not a repository that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// Reading the source failed.
+    #[error("reading failed")]
+    Source(#[source] io::Error),
+    /// Writing the repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+}
+
+/// A tree being written.
+pub struct Tree(TreeWriter);
+
+/// What a finished writer did.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// Raw bytes of new chunks.
+    pub new_bytes: u64,
+    /// Bytes of packs written.
+    pub stored_bytes: u64,
+}
+
+/// A writer of one run.
+pub struct Writer<'r> {
+    repository: &'r Repository,
+    monitor: &'r dyn Monitor,
+    lease: Held<'r>,
+    core: Core,
+    splitter: Option<Splitter>,
+}
+
+impl<'r> Writer<'r> {
+    /// Takes a lease and starts.
+    pub fn begin(repository: &'r Repository, monitor: &'r dyn Monitor) -> Result<Self, RepoError> {
+        let lease = Held::take(repository, Purpose::Write)?;
+        // What was written since the repository was opened can be deduplicated against, too.
+        repository.refresh(monitor)?;
+        let condemned = repository.condemned()?;
+        let frames = repository.frames().clone();
+        let pipeline = Pipeline::start(repository.backend().clone(), repository.keys().clone(), frames.clone());
+        let core = Core::new(frames, pipeline, condemned, repository.cache().load_similar());
+        let chunker = Chunker::new(repository.keys().gear_table(), repository.config().chunk_sizes);
+        Ok(Writer { repository, monitor, lease, core, splitter: Some(Splitter::new(chunker)) })
+    }
+
+    /// Stores everything that `source` gives, cut into chunks. `parent` is what it most probably resembles.
+    pub fn content(&mut self, parent: Option<Content>, source: &mut dyn Read) -> Result<Content, CopyError> {
+        let mut splitter = self.splitter.take().ok_or(RepoError::Worker)?;
+        let result = self.split(&mut splitter, parent, source);
+        splitter.clear();
+        self.splitter = Some(splitter);
+        result
+    }
+
+    fn split(
+        &mut self,
+        splitter: &mut Splitter,
+        parent: Option<Content>,
+        source: &mut dyn Read,
+    ) -> Result<Content, CopyError> {
+        let frames = self.repository.frames();
+        let mut content = ContentWriter::new(frames, Kind::DataPack, ListKind::Plain, parent)?;
+        let mut at_end = false;
+        while !at_end {
+            let read = loop {
+                match source.read(splitter.room()) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    result => break result,
+                }
+            };
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    // What was read is given up, but its chunks may be needed by what follows: they stay announced.
+                    content.finish(&mut self.core)?;
+                    return Err(CopyError::Source(error));
+                }
+            };
+            if self.monitor.interrupted() {
+                return Err(RepoError::Interrupted.into());
+            }
+            self.monitor.advance(read as u64);
+            at_end = read == 0;
+            splitter.filled(read);
+            while let Some(chunk) = splitter.next_chunk(at_end) {
+                content.push(&mut self.core, chunk, &[])?;
+            }
+        }
+        Ok(content.finish(&mut self.core)?)
+    }
+
+    /// Whether a content of the parent is there, so that it can be taken over without reading its source. Without
+    /// tombstones the root is enough: the parent is a root of its own, listed after this writer's lease was written. With
+    /// tombstones another writer may have built the parent on what is dead, so every chunk is looked up.
+    pub fn has_content(&mut self, content: &Content) -> Result<bool, RepoError> {
+        let Some(root) = &content.root else { return Ok(true) };
+        if !self.core.has(root)? {
+            return Ok(false);
+        }
+        if self.core.knows_no_dead() {
+            return Ok(true);
+        }
+        for level in 0..content.levels {
+            let mut walk = ListWalk::new(self.core.frames().clone(), ListKind::Plain, content, level)?;
+            while let Some(entry) = walk.next_entry()? {
+                if !self.core.has(&entry.id)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Starts a tree beside the parent's.
+    pub fn tree(&mut self, parent: Option<Content>) -> Result<Tree, RepoError> {
+        Ok(Tree(TreeWriter::new(self.repository.frames(), parent)?))
+    }
+
+    /// Adds an entry to a tree; entries come in the order of [`crate::format::tree::compare_paths`].
+    pub fn push(&mut self, tree: &mut Tree, entry: Entry) -> Result<(), RepoError> {
+        tree.0.push(&mut self.core, entry)
+    }
+
+    /// Ends a tree.
+    pub fn finish_tree(&mut self, tree: Tree) -> Result<Content, RepoError> {
+        tree.0.finish(&mut self.core)
+    }
+
+    /// Makes everything written so far durable. Nothing can be added afterwards.
+    pub fn flush(&mut self) -> Result<Written, RepoError> {
+        let stored_bytes = self.core.finish()?;
+        self.repository.backend().sync()?;
+        if self.core.stats.new_chunks > 0 {
+            self.repository.cache().store_similar(self.core.similar_table())?;
+        }
+        let WriteStats { new_bytes, .. } = self.core.stats;
+        Ok(Written { new_bytes, stored_bytes })
+    }
+
+    /// Publishes a snapshot over flushed content, and ends the run.
+    pub fn publish(self, snapshot: &Snapshot) -> Result<ObjectId, RepoError> {
+        if self.monitor.interrupted() {
+            return Err(RepoError::Interrupted);
+        }
+        self.lease.check()?;
+        self.check_used_packs()?;
+        let id = self.repository.write_record(snapshot)?;
+        self.repository.backend().sync()?;
+        if let Err(error) = self.lease.check() {
+            self.repository.backend().remove(Kind::Snapshot, &id)?;
+            return Err(error);
+        }
+        self.lease.release()?;
+        self.repository.remember(&id, snapshot)?;
+        Ok(id)
+    }
+
+    /// Ends the run without publishing.
+    pub fn abandon(self) -> Result<(), RepoError> {
+        self.lease.release()
+    }
+
+    fn check_used_packs(&self) -> Result<(), RepoError> {
+        let mut present = HashSet::new();
+        for kind in PACK_KINDS {
+            present.extend(list_all(self.repository.backend().as_ref(), kind)?.into_iter().map(|(id, _)| id));
+        }
+        for no in self.core.used_packs() {
+            match self.repository.index().pack(*no)? {
+                Some(pack) if present.contains(&pack.id) => {}
+                Some(pack) => return Err(RepoError::Disappeared { kind: pack.kind, id: pack.id }),
+                None => return Err(RepoError::Disappeared { kind: Kind::DataPack, id: ObjectId::ZERO }),
+            }
+        }
+        Ok(())
+    }
+}

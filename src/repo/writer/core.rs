@@ -1,0 +1,215 @@
+//! The middle of a writer: what is stored already, what is new, and how new runs become frames.
+//!
+//! Runs without a base gather into plain frames, runs with bases into delta frames whose prefix is all their bases:
+//! one zstd frame for many small changes costs far less than one each. Memory: one open group of each sort and kind,
+//! the frames in the queue, and the ids of chunks that no written pack holds yet.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::format::frame::MAX_DEPTH;
+use crate::format::pack::ChunkEntry;
+use crate::format::{ChunkId, Kind};
+use crate::repo::bitmap::Bitmap;
+use crate::repo::error::RepoError;
+use crate::repo::frames::Frames;
+use crate::repo::index::Location;
+use crate::repo::similar::{self, SimilarTable};
+use crate::repo::writer::lane::Run;
+use crate::repo::writer::pipeline::{Job, Pipeline};
+
+/// Raw bytes after which a frame is handed on.
+const FRAME_BYTES: usize = 1 << 20;
+/// Bytes of bases after which a delta frame is handed on.
+const FRAME_BASE_BYTES: usize = 4 << 20;
+/// Chunks, or bases, after which a frame is handed on.
+const FRAME_CHUNKS: usize = 8 << 10;
+
+/// Similar chunks taken as bases of one chunk.
+const SIMILAR: usize = 3;
+/// Frames that the bases of one delta frame may lie in: bounds what reading it costs.
+const BASE_FRAMES: usize = 24;
+
+#[derive(Default)]
+struct Group {
+    raw: Vec<u8>,
+    chunks: Vec<ChunkEntry>,
+    bases: Vec<Location>,
+    base_numbers: HashSet<u64>,
+    base_frames: HashSet<u64>,
+    base_bytes: usize,
+}
+
+impl Group {
+    fn is_full(&self) -> bool {
+        self.raw.len() >= FRAME_BYTES
+            || self.base_bytes >= FRAME_BASE_BYTES
+            || self.chunks.len() >= FRAME_CHUNKS
+            || self.bases.len() >= FRAME_CHUNKS
+            || self.base_frames.len() >= BASE_FRAMES
+    }
+}
+
+/// Counts of a writer.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct WriteStats {
+    /// Raw bytes of new chunks.
+    pub new_bytes: u64,
+    /// New chunks.
+    pub new_chunks: u64,
+}
+
+/// The state that all lanes of a writer share.
+pub struct Core {
+    frames: Arc<Frames>,
+    pipeline: Pipeline,
+    condemned: Bitmap,
+    used_packs: HashSet<u64>,
+    last: Option<Location>,
+    groups: Vec<(Kind, bool, Group)>,
+    gear: [u64; 256],
+    similar: SimilarTable,
+    /// Counts so far.
+    pub stats: WriteStats,
+}
+
+impl Core {
+    /// Chunks in `condemned` are treated as absent.
+    pub fn new(frames: Arc<Frames>, pipeline: Pipeline, condemned: Bitmap, similar: SimilarTable) -> Self {
+        let gear = frames.keys().gear_table();
+        let mut groups = Vec::new();
+        for kind in [Kind::DataPack, Kind::MetaPack] {
+            for delta in [false, true] {
+                groups.push((kind, delta, Group::default()));
+            }
+        }
+        Core {
+            frames,
+            pipeline,
+            condemned,
+            used_packs: HashSet::new(),
+            last: None,
+            groups,
+            gear,
+            similar,
+            stats: WriteStats::default(),
+        }
+    }
+
+    /// The reader of what is stored.
+    pub fn frames(&self) -> &Arc<Frames> {
+        &self.frames
+    }
+
+    /// The id of a chunk with this content.
+    pub fn chunk_id(&self, raw: &[u8]) -> ChunkId {
+        self.frames.keys().chunk_id(raw)
+    }
+
+    /// Packs that this run relies on without having written them.
+    pub fn used_packs(&self) -> &HashSet<u64> {
+        &self.used_packs
+    }
+
+    /// True when no tombstone names a dead chunk.
+    pub fn knows_no_dead(&self) -> bool {
+        self.condemned.is_empty()
+    }
+
+    /// Whether the chunk is stored, or on its way.
+    pub fn has(&mut self, id: &ChunkId) -> Result<bool, RepoError> {
+        // Chunks mostly follow each other as they were stored, so the next one of the same frame is tried first.
+        if let Some(last) = &mut self.last {
+            let next = last.position + 1;
+            if last.frame.entry.chunks.get(next).is_some_and(|chunk| chunk.id == *id)
+                && !self.condemned.contains(last.frame.first + next as u64)
+            {
+                last.position = next;
+                return Ok(true);
+            }
+        }
+        if self.pipeline.is_pending(id) {
+            return Ok(true);
+        }
+        let condemned = &self.condemned;
+        let found = self.frames.index().find(id)?.into_iter().find(|location| !condemned.contains(location.number()));
+        if let Some(location) = found {
+            self.used_packs.insert(location.frame.pack);
+            self.last = Some(location);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Where a chunk can serve as delta base: stored, not condemned, not too deep.
+    pub fn base(&self, id: &ChunkId) -> Result<Option<Location>, RepoError> {
+        let usable =
+            |location: &Location| location.frame.entry.depth < MAX_DEPTH && !self.condemned.contains(location.number());
+        Ok(self.frames.index().find(id)?.into_iter().find(usable))
+    }
+
+    /// Stored chunks that resemble this new one; remembers the new one.
+    pub fn similar(&mut self, id: ChunkId, raw: &[u8]) -> Result<Vec<Location>, RepoError> {
+        let sketch = similar::sketch(&self.gear, raw);
+        let mut found = Vec::new();
+        for id in self.similar.find(&sketch, SIMILAR) {
+            found.extend(self.base(&id)?);
+        }
+        self.similar.insert(id, sketch);
+        Ok(found)
+    }
+
+    /// Says that a new chunk is on its way, so that the next one like it is not stored again.
+    pub fn announce(&mut self, id: ChunkId, len: usize) {
+        self.pipeline.announce(id);
+        self.stats.new_bytes += len as u64;
+        self.stats.new_chunks += 1;
+    }
+
+    /// Takes a run and the chunks it may be a delta of.
+    pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>) -> Result<(), RepoError> {
+        let delta = !bases.is_empty();
+        for base in &bases {
+            self.used_packs.insert(base.frame.pack);
+        }
+        let Some((_, _, group)) = self.groups.iter_mut().find(|(k, d, _)| *k == kind && *d == delta) else {
+            return Err(RepoError::Malformed { why: format!("a run for a {kind}") });
+        };
+        group.raw.extend_from_slice(&run.raw);
+        group.chunks.extend_from_slice(&run.chunks);
+        for base in bases {
+            if group.base_numbers.insert(base.number()) {
+                group.base_bytes += base.chunk().len as usize;
+                group.base_frames.insert(base.frame.first);
+                group.bases.push(base);
+            }
+        }
+        if group.is_full() {
+            let group = std::mem::take(group);
+            self.submit(kind, group)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, kind: Kind, group: Group) -> Result<(), RepoError> {
+        let Group { raw, chunks, bases, .. } = group;
+        self.pipeline.submit(Job { kind, raw, chunks, bases })
+    }
+
+    /// What was learnt of similar chunks.
+    pub fn similar_table(&self) -> &SimilarTable {
+        &self.similar
+    }
+
+    /// Hands on what is left, waits until every pack is written, and returns the bytes of packs written.
+    pub fn finish(&mut self) -> Result<u64, RepoError> {
+        for index in 0..self.groups.len() {
+            let kind = self.groups[index].0;
+            let group = std::mem::take(&mut self.groups[index].2);
+            if !group.chunks.is_empty() {
+                self.submit(kind, group)?;
+            }
+        }
+        self.pipeline.finish()
+    }
+}
