@@ -5,16 +5,23 @@
 
 pub mod bitmap;
 pub mod cache;
+pub mod check;
 pub mod error;
+pub mod forget;
 pub mod frames;
+pub mod gc;
+pub mod host;
 pub mod index;
 pub mod keys;
 pub mod lease;
 pub mod lists;
+pub mod mark;
 pub mod reader;
 pub mod similar;
+pub mod verify;
 pub mod writer;
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,6 +79,15 @@ pub struct SnapshotInfo {
     pub snapshot: Snapshot,
     /// The newest proof that every byte of it could be read.
     pub proof: Option<Proof>,
+}
+
+/// What tombstones name.
+#[derive(Debug, Default)]
+pub struct Condemned {
+    /// Numbers of dead chunks.
+    pub dead: Bitmap,
+    /// Numbers of the packs that will go.
+    pub packs: HashSet<u64>,
 }
 
 /// An open repository.
@@ -209,7 +225,7 @@ impl Repository {
 
     /// All snapshots, oldest first, each with its newest proof.
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, RepoError> {
-        let mut proofs = std::collections::HashMap::<ObjectId, Proof>::new();
+        let mut proofs = HashMap::<ObjectId, Proof>::new();
         for (_, proof) in self.read_records::<Proof>()? {
             let newest = proofs.entry(proof.snapshot).or_insert_with(|| proof.clone());
             if proof.time > newest.time {
@@ -221,27 +237,30 @@ impl Repository {
             .into_iter()
             .map(|(id, snapshot)| SnapshotInfo { id, snapshot, proof: proofs.remove(&id) })
             .collect();
+        for info in &all {
+            self.remember(&info.id, &info.snapshot)?;
+        }
         all.sort_by(|a, b| (a.snapshot.time, a.id).cmp(&(b.snapshot.time, b.id)));
         Ok(all)
     }
 
-    /// The chunks that tombstones name dead.
-    pub fn condemned(&self) -> Result<Bitmap, RepoError> {
-        let mut condemned = Bitmap::default();
+    /// What the tombstones in storage name.
+    pub fn condemned(&self) -> Result<Condemned, RepoError> {
+        let mut condemned = Condemned::default();
         let tombstones = self.read_records::<Tombstone>()?;
         if tombstones.is_empty() {
             return Ok(condemned);
         }
-        let packs: std::collections::HashMap<_, _> =
-            self.index.packs()?.into_iter().map(|pack| (pack.id, pack.no)).collect();
+        let packs: HashMap<_, _> = self.index.packs()?.into_iter().map(|pack| (pack.id, pack.no)).collect();
         for pack in tombstones.iter().flat_map(|(_, tombstone)| &tombstone.packs) {
             let Some(no) = packs.get(&pack.id) else { continue };
+            condemned.packs.insert(*no);
             let dead = pack.dead_bits()?;
             let frames = self.index.frames_of_pack(*no)?;
             let numbers = frames.iter().flat_map(|f| f.first..f.first + f.entry.chunks.len() as u64);
             for (position, number) in numbers.enumerate() {
                 if dead.get(position / 8).is_some_and(|byte| byte & (1 << (position % 8)) != 0) {
-                    condemned.insert(number);
+                    condemned.dead.insert(number);
                 }
             }
         }

@@ -182,7 +182,9 @@ pub enum Purpose {
 pub struct Lease {
     /// The machine, for people.
     pub host: String,
-    /// The process, for people.
+    /// The boot and process-id namespace that `process` belongs to; may be empty.
+    pub machine: String,
+    /// The process.
     pub process: u32,
     /// When it began.
     pub time: jiff::Timestamp,

@@ -23,6 +23,7 @@ use crate::format::pack::{ChunkEntry, FrameEntry};
 use crate::format::{ChunkId, FormatError, Kind, ObjectId};
 use crate::repo::cache::CacheDir;
 use crate::repo::error::RepoError;
+use crate::repo::forget::Vanished;
 
 /// Raised when the tables change; another version's file is made anew.
 const SCHEMA: i64 = 1;
@@ -260,6 +261,43 @@ impl Index {
         let sql = "INSERT OR IGNORE INTO seen(snapshot, name, time) VALUES(?1, ?2, ?3)";
         let values = params![id.as_bytes().as_slice(), name, time];
         self.lock().execute(sql, values).map(drop).map_err(self.failed())
+    }
+
+    /// The snapshots noted by [`Index::remember`].
+    pub fn remembered(&self) -> Result<Vec<Vanished>, RepoError> {
+        let connection = self.lock();
+        let sql = "SELECT snapshot, name, time FROM seen ORDER BY time";
+        let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
+        let rows = statement.query_map([], |row| {
+            let id: Vec<u8> = row.get(0)?;
+            Ok(Vanished { id: ObjectId::from_slice(&id).map_err(malformed)?, name: row.get(1)?, time: row.get(2)? })
+        });
+        rows.map_err(self.failed())?.collect::<Result<_, _>>().map_err(self.failed())
+    }
+
+    /// The frames of one depth, handed to `visit` one by one.
+    pub fn frames_of_depth(
+        &self,
+        depth: u8,
+        visit: &mut dyn FnMut(FrameInfo) -> Result<(), RepoError>,
+    ) -> Result<(), RepoError> {
+        // Read in pages, so that `visit` may use the index.
+        let mut after: i64 = -1;
+        loop {
+            let page: Vec<FrameInfo> = {
+                let connection = self.lock();
+                let sql = "SELECT first, pack, slot, offset, stored_len, depth, body FROM frame
+                           WHERE depth = ?1 AND first > ?2 ORDER BY first LIMIT 256";
+                let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
+                let rows = statement.query_map(params![depth, after], frame_row).map_err(self.failed())?;
+                rows.collect::<Result<_, _>>().map_err(self.failed())?
+            };
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.first as i64;
+            for frame in page {
+                visit(frame)?;
+            }
+        }
     }
 
     /// Sizes.

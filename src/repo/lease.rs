@@ -11,11 +11,14 @@ use jiff::Timestamp;
 
 use crate::format::record::{Lease, Purpose};
 use crate::format::{Kind, ObjectId};
-use crate::repo::Repository;
 use crate::repo::error::RepoError;
+use crate::repo::{Repository, host};
 
 /// How long a lease is valid. A first backup may take days; a crashed one must not stop gc for ever.
 pub const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much earlier than its lease's end a holder gives up.
+const MARGIN: Duration = Duration::from_secs(3600);
 
 /// A lease that is in storage.
 #[derive(Debug, Clone)]
@@ -28,11 +31,27 @@ pub struct FoundLease {
     pub modified: Timestamp,
 }
 
+impl FoundLease {
+    /// The error for whoever must not work beside its holder.
+    pub fn locked(&self, what: &'static str) -> RepoError {
+        let lifetime = jiff::SignedDuration::from_secs(LIFETIME.as_secs() as i64);
+        let until = self.lease.time.checked_add(lifetime).unwrap_or(self.lease.time);
+        RepoError::Locked {
+            what,
+            since: self.lease.time.to_string(),
+            host: self.lease.host.clone(),
+            process: self.lease.process,
+            until: until.to_string(),
+        }
+    }
+}
+
 /// A lease of this process; removed when dropped.
 pub struct Held<'r> {
     repository: &'r Repository,
     id: ObjectId,
     taken: Instant,
+    time: Timestamp,
     released: bool,
 }
 
@@ -41,15 +60,16 @@ impl<'r> Held<'r> {
     pub fn take(repository: &'r Repository, purpose: Purpose) -> Result<Self, RepoError> {
         let lease = Lease {
             host: repository.host().to_owned(),
+            machine: host::machine(),
             process: std::process::id(),
             time: Timestamp::now(),
             purpose,
             lifetime_seconds: LIFETIME.as_secs(),
         };
-        let taken = Instant::now();
+        let (taken, time) = (Instant::now(), lease.time);
         let id = repository.write_record(&lease)?;
         repository.backend().sync()?;
-        Ok(Held { repository, id, taken, released: false })
+        Ok(Held { repository, id, taken, time, released: false })
     }
 
     /// Its id.
@@ -59,7 +79,10 @@ impl<'r> Held<'r> {
 
     /// Fails when the lease is too old or no longer there.
     pub fn check(&self) -> Result<(), RepoError> {
-        if self.taken.elapsed() >= LIFETIME {
+        // The monotonic clock stands still while a machine sleeps, the other one may be set: the longer time counts.
+        let wall = Timestamp::now().duration_since(self.time).as_secs().max(0) as u64;
+        let age = self.taken.elapsed().max(Duration::from_secs(wall));
+        if age >= LIFETIME - MARGIN {
             return Err(RepoError::LeaseLost);
         }
         match self.repository.backend().stat(Kind::Lease, &self.id) {
@@ -86,4 +109,32 @@ impl Drop for Held<'_> {
             let _ = self.repository.backend().remove(Kind::Lease, &self.id);
         }
     }
+}
+
+/// All leases that still mean something, with the storage's time of each. `now` is a time of the same storage. Leases
+/// that have expired, or whose process is known to have ended, are removed first.
+pub fn live(repository: &Repository, now: Timestamp) -> Result<Vec<FoundLease>, RepoError> {
+    let mut live = Vec::new();
+    let mut removed = false;
+    for (id, lease) in repository.read_records::<Lease>()? {
+        let modified = match repository.backend().stat(Kind::Lease, &id) {
+            Err(error) if error.is_not_found() => continue,
+            result => result?.modified,
+        };
+        // The lifetime is the format's, not what a lease claims of itself.
+        let age = now.duration_since(modified);
+        let expired = age.as_secs() >= LIFETIME.as_secs() as i64 || host::has_ended(&lease.machine, lease.process);
+        if !expired {
+            live.push(FoundLease { id, lease, modified });
+            continue;
+        }
+        match repository.backend().remove(Kind::Lease, &id) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => removed = true,
+        }
+    }
+    if removed {
+        repository.backend().sync()?;
+    }
+    Ok(live)
 }

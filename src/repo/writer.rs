@@ -209,6 +209,16 @@ impl<'r> Writer<'r> {
                 None => return Err(RepoError::Disappeared { kind: Kind::DataPack, id: ObjectId::ZERO }),
             }
         }
+        if self.core.used_moving().is_empty() {
+            return Ok(());
+        }
+        // A sweep copies what lives before it removes: what moved is found again.
+        self.repository.refresh(self.monitor)?;
+        for id in self.core.used_moving() {
+            if self.repository.index().find(id)?.is_empty() {
+                return Err(RepoError::MissingChunk { id: *id });
+            }
+        }
         Ok(())
     }
 }

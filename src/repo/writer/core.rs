@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::format::frame::MAX_DEPTH;
 use crate::format::pack::ChunkEntry;
 use crate::format::{ChunkId, Kind};
+use crate::repo::Condemned;
 use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
@@ -65,6 +66,9 @@ pub struct Core {
     pipeline: Pipeline,
     condemned: Bitmap,
     used_packs: HashSet<u64>,
+    /// Packs that a listed tombstone names: a sweep may move what lives in them, so their chunks are noted by id.
+    moving: HashSet<u64>,
+    used_moving: HashSet<ChunkId>,
     last: Option<Location>,
     groups: Vec<(Kind, bool, Group)>,
     gear: [u64; 256],
@@ -74,8 +78,9 @@ pub struct Core {
 }
 
 impl Core {
-    /// Chunks in `condemned` are treated as absent.
-    pub fn new(frames: Arc<Frames>, pipeline: Pipeline, condemned: Bitmap, similar: SimilarTable) -> Self {
+    /// Chunks that `condemned` names dead are treated as absent.
+    pub fn new(frames: Arc<Frames>, pipeline: Pipeline, condemned: Condemned, similar: SimilarTable) -> Self {
+        let Condemned { dead: condemned, packs: moving } = condemned;
         let gear = frames.keys().gear_table();
         let mut groups = Vec::new();
         for kind in [Kind::DataPack, Kind::MetaPack] {
@@ -88,6 +93,8 @@ impl Core {
             pipeline,
             condemned,
             used_packs: HashSet::new(),
+            moving,
+            used_moving: HashSet::new(),
             last: None,
             groups,
             gear,
@@ -125,6 +132,9 @@ impl Core {
                 && !self.condemned.contains(last.frame.first + next as u64)
             {
                 last.position = next;
+                if self.moving.contains(&last.frame.pack) {
+                    self.used_moving.insert(*id);
+                }
                 return Ok(true);
             }
         }
@@ -134,11 +144,24 @@ impl Core {
         let condemned = &self.condemned;
         let found = self.frames.index().find(id)?.into_iter().find(|location| !condemned.contains(location.number()));
         if let Some(location) = found {
-            self.used_packs.insert(location.frame.pack);
+            self.rely_on(&location);
             self.last = Some(location);
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn rely_on(&mut self, location: &Location) {
+        if self.moving.contains(&location.frame.pack) {
+            self.used_moving.insert(location.chunk().id);
+        } else {
+            self.used_packs.insert(location.frame.pack);
+        }
+    }
+
+    /// Chunks that this run relies on and that a sweep may move meanwhile.
+    pub fn used_moving(&self) -> &HashSet<ChunkId> {
+        &self.used_moving
     }
 
     /// Where a chunk can serve as delta base: stored, not condemned, not too deep.
@@ -170,7 +193,7 @@ impl Core {
     pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>) -> Result<(), RepoError> {
         let delta = !bases.is_empty();
         for base in &bases {
-            self.used_packs.insert(base.frame.pack);
+            self.rely_on(base);
         }
         let Some((_, _, group)) = self.groups.iter_mut().find(|(k, d, _)| *k == kind && *d == delta) else {
             return Err(RepoError::Malformed { why: format!("a run for a {kind}") });

@@ -1,0 +1,256 @@
+//! Checking: is the repository sound? Finds and names problems; changes nothing, so it can run beside anything.
+//!
+//! Structure: every record opens, every pack's footer opens and equals the index, every frame's bases can be read at a
+//! smaller depth, every snapshot's lists, blocks and chunks are there with the promised lengths. With `read_data` also:
+//! every pack has the content its name says, every frame decodes, every chunk has the content its id says.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+use crate::backend::{ByteRange, list_all};
+use crate::format::pack::MAX_PACK;
+use crate::format::record::{Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
+use crate::format::{FormatError, ObjectId};
+use crate::progress::{Monitor, Phase};
+use crate::repo::error::RepoError;
+use crate::repo::index::PackInfo;
+use crate::repo::index::refresh::read_footer;
+use crate::repo::mark::Mark;
+use crate::repo::{Repository, chain};
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Read packs whole: this many percent of them, chosen at random; `None` reads none.
+    pub read_data_percent: Option<f64>,
+}
+
+/// Something wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The object or snapshot concerned.
+    pub subject: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What a check did and found.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct CheckReport {
+    /// Snapshots followed.
+    pub snapshots: u64,
+    /// Packs whose footers were compared.
+    pub packs: u64,
+    /// Chunks reached from snapshots.
+    pub chunks: u64,
+    /// Packs read whole.
+    pub packs_read: u64,
+    /// Raw bytes decoded and re-hashed.
+    pub bytes_read: u64,
+    /// What failed writes left behind; `gc` removes it.
+    pub debris: u64,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl CheckReport {
+    fn problem(&mut self, subject: impl Into<String>, error: &dyn std::error::Error) {
+        self.problems.push(Problem { subject: subject.into(), message: chain(error) });
+    }
+}
+
+impl Repository {
+    /// Checks everything. Problems are in the report; an error means that the check itself could not go on.
+    pub fn check(&self, options: &CheckOptions, monitor: &dyn Monitor) -> Result<CheckReport, RepoError> {
+        let mut report = CheckReport::default();
+        for (kind, id, message) in self.unusable_packs() {
+            report.problems.push(Problem { subject: format!("{kind} {id}"), message });
+        }
+        let snapshots = self.check_records::<Snapshot>(&mut report)?;
+        self.check_records::<Proof>(&mut report)?;
+        self.check_records::<Forgotten>(&mut report)?;
+        self.check_records::<Tombstone>(&mut report)?;
+        self.check_records::<Lease>(&mut report)?;
+        if let Err(error) = self.list_keys() {
+            report.problem("keys", &error);
+        }
+        self.check_packs(&mut report, monitor)?;
+        let present: Vec<ObjectId> = snapshots.iter().map(|(id, _)| *id).collect();
+        self.check_snapshots(&snapshots, &mut report, monitor)?;
+        if report.problems.is_empty() {
+            for vanished in self.vanished(&present)? {
+                let message =
+                    "this machine has seen it, and it is gone without a forget record: somebody or something \
+                               else removed it"
+                        .to_owned();
+                report.problems.push(Problem {
+                    subject: format!("snapshot {} ({} of {})", vanished.id, vanished.name, vanished.time),
+                    message,
+                });
+            }
+        }
+        if let Some(percent) = options.read_data_percent {
+            self.read_packs(percent, &mut report, monitor)?;
+        }
+        report.debris = self.backend().remove_debris(0, true)?.0;
+        Ok(report)
+    }
+
+    fn check_records<R: Record>(&self, report: &mut CheckReport) -> Result<Vec<(ObjectId, R)>, RepoError> {
+        let mut records = Vec::new();
+        for (id, _) in list_all(self.backend().as_ref(), R::KIND)? {
+            match self.read_record(&id) {
+                Ok(record) => records.push((id, record)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => report.problem(format!("{} {id}", R::KIND), &error),
+            }
+        }
+        Ok(records)
+    }
+
+    /// The index equals the footers, and every base can be read.
+    fn check_packs(&self, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<(), RepoError> {
+        let packs = self.index().packs()?;
+        monitor.begin(Phase::Check, Some(packs.len() as u64));
+        for pack in &packs {
+            if monitor.interrupted() {
+                return Err(RepoError::Interrupted);
+            }
+            let subject = || format!("{} {}", pack.kind, pack.id);
+            match read_footer(self.backend().as_ref(), self.keys(), pack.kind, &pack.id, pack.len) {
+                Ok(footer) => {
+                    let known = self.index().frames_of_pack(pack.no)?;
+                    let equal = known.len() == footer.frames.len()
+                        && known.iter().zip(&footer.frames).all(|(a, b)| a.entry == *b)
+                        && footer.header == pack.header;
+                    if !equal {
+                        let message = "the index differs from the pack: run `cairn index rebuild`".to_owned();
+                        report.problems.push(Problem { subject: subject(), message });
+                    }
+                }
+                Err(error) => report.problem(subject(), &error),
+            }
+            for frame in self.index().frames_of_pack(pack.no)? {
+                for base in &frame.entry.bases {
+                    if self.frames().base(base, frame.entry.depth)?.is_none() {
+                        let message = format!("frame {} needs the base chunk {base}, which is in no pack", frame.slot);
+                        report.problems.push(Problem { subject: subject(), message });
+                    }
+                }
+            }
+            report.packs += 1;
+            monitor.advance(1);
+        }
+        monitor.end();
+        Ok(())
+    }
+
+    fn check_snapshots(
+        &self,
+        snapshots: &[(ObjectId, Snapshot)],
+        report: &mut CheckReport,
+        monitor: &dyn Monitor,
+    ) -> Result<(), RepoError> {
+        monitor.begin(Phase::Mark, None);
+        let mut mark = Mark::new(self, monitor);
+        for (id, snapshot) in snapshots {
+            let subject = format!("snapshot {} ({} of {})", id.short(), snapshot.name, snapshot.time);
+            let problems = &mut report.problems;
+            mark.snapshot(snapshot, &mut |error| match error {
+                RepoError::Interrupted | RepoError::Index { .. } => Err(error),
+                error => {
+                    problems.push(Problem { subject: subject.clone(), message: chain(&error) });
+                    Ok(())
+                }
+            })?;
+            report.snapshots += 1;
+        }
+        report.chunks = mark.chunks;
+        monitor.end();
+        Ok(())
+    }
+
+    fn read_packs(&self, percent: f64, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<(), RepoError> {
+        let mut packs = self.index().packs()?;
+        if percent < 100.0 {
+            let wanted = (packs.len() as f64 * percent / 100.0).ceil() as usize;
+            let mut keyed = Vec::new();
+            for pack in packs {
+                keyed.push((crate::format::crypto::random::<8>()?, pack));
+            }
+            keyed.sort_by_key(|(key, _)| *key);
+            packs = keyed.into_iter().take(wanted).map(|(_, pack)| pack).collect();
+        }
+        // Frames are decoded near their bases when packs are read in the order they were written.
+        packs.sort_by_key(|pack| pack.no);
+        monitor.begin(Phase::ReadData, Some(packs.iter().map(|pack| pack.len).sum()));
+        let next = AtomicUsize::new(0);
+        let bytes = AtomicU64::new(0);
+        let problems = Mutex::new(Vec::new());
+        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
+        std::thread::scope(|scope| {
+            for _ in 0..count {
+                scope.spawn(|| {
+                    while let Some(pack) = packs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                        if monitor.interrupted() {
+                            return;
+                        }
+                        bytes.fetch_add(self.read_pack(pack, &problems), Ordering::SeqCst);
+                        monitor.advance(pack.len);
+                    }
+                });
+            }
+        });
+        if monitor.interrupted() {
+            return Err(RepoError::Interrupted);
+        }
+        monitor.end();
+        report.packs_read = packs.len() as u64;
+        report.bytes_read = bytes.into_inner();
+        report.problems.extend(problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+        Ok(())
+    }
+
+    /// Reads one pack whole; the raw bytes that were found good.
+    fn read_pack(&self, pack: &PackInfo, problems: &Mutex<Vec<Problem>>) -> u64 {
+        let note = |error: &dyn std::error::Error| {
+            let problem = Problem { subject: format!("{} {}", pack.kind, pack.id), message: chain(error) };
+            problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(problem);
+        };
+        match self.backend().read(pack.kind, &pack.id, ByteRange::All { limit: MAX_PACK }) {
+            Ok(stored) if ObjectId::of(&stored) == pack.id => {}
+            Ok(_) => note(&FormatError::Hash { what: "pack" }),
+            Err(error) => note(&error),
+        }
+        let frames = match self.index().frames_of_pack(pack.no) {
+            Ok(frames) => frames,
+            Err(error) => {
+                note(&error);
+                return 0;
+            }
+        };
+        let mut good = 0;
+        for frame in frames {
+            let raw = match self.frames().raw(&frame) {
+                Ok(raw) => raw,
+                Err(error) => {
+                    note(&error);
+                    continue;
+                }
+            };
+            let mut rest = raw.as_slice();
+            for chunk in &frame.entry.chunks {
+                let (head, tail) = rest.split_at(rest.len().min(chunk.len as usize));
+                rest = tail;
+                if self.keys().chunk_id(head) == chunk.id {
+                    good += head.len() as u64;
+                } else {
+                    note(&RepoError::DamagedChunk { id: chunk.id });
+                }
+            }
+        }
+        good
+    }
+}

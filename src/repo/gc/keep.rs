@@ -1,0 +1,107 @@
+//! Which chunks stay. Memory: one bit a chunk, and the numbers of the condemned packs.
+
+use std::collections::HashSet;
+
+use crate::format::frame::MAX_DEPTH;
+use crate::repo::Repository;
+use crate::repo::bitmap::Bitmap;
+use crate::repo::error::RepoError;
+use crate::repo::index::{FrameInfo, PackInfo};
+
+/// The chunks that stay, and the packs that do not.
+pub struct Keep {
+    kept: Bitmap,
+    condemned: HashSet<u64>,
+}
+
+impl Keep {
+    /// What is reached stays; no pack is condemned yet.
+    pub fn new(reached: Bitmap) -> Self {
+        Keep { kept: reached, condemned: HashSet::new() }
+    }
+
+    /// Condemns packs; [`Keep::acquit`] takes one back.
+    pub fn condemn_all(&mut self, packs: &[PackInfo]) {
+        self.condemned.extend(packs.iter().map(|pack| pack.no));
+    }
+
+    /// Whether a pack goes.
+    pub fn is_condemned(&self, pack: u64) -> bool {
+        self.condemned.contains(&pack)
+    }
+
+    /// A pack stays after all, with all that is in it.
+    pub fn acquit(&mut self, repository: &Repository, pack: &PackInfo) -> Result<(), RepoError> {
+        self.condemned.remove(&pack.no);
+        self.keep_pack(repository, pack.no)
+    }
+
+    /// Everything in a pack stays.
+    pub fn keep_pack(&mut self, repository: &Repository, pack: u64) -> Result<(), RepoError> {
+        for frame in repository.index().frames_of_pack(pack)? {
+            for number in frame.first..frame.first + frame.entry.chunks.len() as u64 {
+                self.kept.insert(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// A chunk stays.
+    pub fn insert(&mut self, number: u64) {
+        self.kept.insert(number);
+    }
+
+    /// Whether a chunk stays.
+    pub fn contains(&self, number: u64) -> bool {
+        self.kept.contains(number)
+    }
+
+    /// Adds the bases of every frame of which something stays. Bases lie in frames of smaller depth, so one pass from
+    /// the greatest depth down reaches all.
+    pub fn close(&mut self, repository: &Repository) -> Result<(), RepoError> {
+        for depth in (1..=MAX_DEPTH).rev() {
+            repository.index().frames_of_depth(depth, &mut |frame| {
+                if !self.keeps_some(&frame) {
+                    return Ok(());
+                }
+                for base in &frame.entry.bases {
+                    let copies = repository.index().find(base)?;
+                    let usable = |copy: &&_| copy_depth(copy) < depth;
+                    if copies.iter().filter(usable).any(|copy| self.contains(copy.number())) {
+                        continue;
+                    }
+                    let copy = copies.iter().find(usable).ok_or(RepoError::MissingChunk { id: *base })?;
+                    self.kept.insert(copy.number());
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn keeps_some(&self, frame: &FrameInfo) -> bool {
+        (0..frame.entry.chunks.len() as u64).any(|position| self.contains(frame.first + position))
+    }
+
+    /// About how many stored bytes of a pack are dead: each frame's, in proportion to its dead raw bytes.
+    pub fn dead_bytes(&self, repository: &Repository, pack: &PackInfo) -> Result<u64, RepoError> {
+        let mut dead = 0;
+        for frame in repository.index().frames_of_pack(pack.no)? {
+            let raw: u64 = frame.entry.raw_len() as u64;
+            let lens = frame.entry.chunks.iter().zip(frame.first..);
+            let dead_raw: u64 =
+                lens.filter(|(_, number)| !self.contains(*number)).map(|(chunk, _)| u64::from(chunk.len)).sum();
+            dead += u64::from(frame.entry.stored_len) * dead_raw / raw.max(1);
+        }
+        Ok(dead)
+    }
+
+    /// Whether nothing of a pack stays.
+    pub fn is_all_dead(&self, repository: &Repository, pack: &PackInfo) -> Result<bool, RepoError> {
+        Ok(!repository.index().frames_of_pack(pack.no)?.iter().any(|frame| self.keeps_some(frame)))
+    }
+}
+
+fn copy_depth(copy: &crate::repo::index::Location) -> u8 {
+    copy.frame.entry.depth
+}

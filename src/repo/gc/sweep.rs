@@ -1,0 +1,154 @@
+//! The second phase: copy what is needed of the condemned packs, then remove them.
+//!
+//! Crash safety: copies are durable before the first removal, and removing is idempotent; until the tombstone itself is
+//! removed, the next gc does the rest. Copies of what is stored twice meanwhile are harmless.
+
+use std::collections::HashMap;
+
+use crate::format::pack::ChunkEntry;
+use crate::format::record::Tombstone;
+use crate::format::{Kind, ObjectId, frame};
+use crate::progress::{Monitor, Phase};
+use crate::repo::Repository;
+use crate::repo::error::RepoError;
+use crate::repo::gc::keep::Keep;
+use crate::repo::gc::{GcReport, reach};
+use crate::repo::index::{FrameInfo, PackInfo};
+use crate::repo::lease::Held;
+use crate::repo::writer::packer::{EncodedFrame, Packer, WrittenPack};
+
+/// zstd's level for frames that are compressed again.
+const LEVEL: i32 = 6;
+
+/// Sweeps a tombstone whose time has come.
+pub fn run(
+    repository: &Repository,
+    held: &Held<'_>,
+    id: &ObjectId,
+    tombstone: &Tombstone,
+    monitor: &dyn Monitor,
+    report: &mut GcReport,
+) -> Result<(), RepoError> {
+    repository.refresh(monitor)?;
+    super::refuse_unusable(repository)?;
+    let condemned = condemned_packs(repository, tombstone)?;
+    let keep = decide(repository, &condemned, monitor)?;
+    monitor.begin(Phase::Sweep, Some(condemned.iter().map(|(pack, _)| pack.len).sum()));
+    let packers = [Kind::DataPack, Kind::MetaPack]
+        .map(|kind| (kind, Packer::new(kind, repository.backend().clone(), repository.keys().clone())));
+    let written = std::cell::Cell::new(0);
+    let on_written = |pack: &WrittenPack| {
+        written.set(written.get() + 1);
+        repository.index().add_pack(pack.kind, &pack.id, pack.len, &pack.header, &pack.frames)
+    };
+    for (pack, _) in &condemned {
+        let Some((_, packer)) = packers.iter().find(|(kind, _)| *kind == pack.kind) else { continue };
+        for frame in repository.index().frames_of_pack(pack.no)? {
+            if monitor.interrupted() {
+                return Err(RepoError::Interrupted);
+            }
+            if let Some((encoded, raw, prefix)) = copy(repository, &frame, &keep)? {
+                packer.add(&encoded, &raw, &prefix, &on_written)?;
+            }
+        }
+        monitor.advance(pack.len);
+    }
+    for (_, packer) in &packers {
+        report.bytes_written += packer.finish(&on_written)?;
+    }
+    report.packs_written += written.get();
+    repository.backend().sync()?;
+    held.check()?;
+    remove(repository, &condemned, report)?;
+    repository.backend().remove(Kind::Tombstone, id)?;
+    repository.backend().sync()?;
+    monitor.end();
+    Ok(())
+}
+
+type Condemned = Vec<(PackInfo, Vec<u8>)>;
+
+/// The packs that the tombstone names and that are still there, with their dead bits.
+fn condemned_packs(repository: &Repository, tombstone: &Tombstone) -> Result<Condemned, RepoError> {
+    let mut known: HashMap<ObjectId, PackInfo> =
+        repository.index().packs()?.into_iter().map(|pack| (pack.id, pack)).collect();
+    let mut condemned = Vec::new();
+    for named in &tombstone.packs {
+        if let Some(pack) = known.remove(&named.id) {
+            condemned.push((pack, named.dead_bits()?));
+        }
+    }
+    condemned.sort_by_key(|(pack, _)| pack.no);
+    Ok(condemned)
+}
+
+/// What stays: all of the other packs, what the tombstone does not name dead, what the snapshots need now, and the
+/// bases of all that.
+fn decide(repository: &Repository, condemned: &Condemned, monitor: &dyn Monitor) -> Result<Keep, RepoError> {
+    let mut keep = Keep::new(reach(repository, monitor)?);
+    let packs: Vec<PackInfo> = condemned.iter().map(|(pack, _)| pack.clone()).collect();
+    keep.condemn_all(&packs);
+    for pack in repository.index().packs()? {
+        if !keep.is_condemned(pack.no) {
+            keep.keep_pack(repository, pack.no)?;
+        }
+    }
+    for (pack, dead) in condemned {
+        let frames = repository.index().frames_of_pack(pack.no)?;
+        let numbers = frames.iter().flat_map(|frame| frame.first..frame.first + frame.entry.chunks.len() as u64);
+        for (position, number) in numbers.enumerate() {
+            let is_dead = dead.get(position / 8).is_some_and(|byte| byte & (1 << (position % 8)) != 0);
+            if !is_dead {
+                keep.insert(number);
+            }
+        }
+    }
+    keep.close(repository)?;
+    Ok(keep)
+}
+
+/// What is copied of a frame: all of it with its bases, or what stays of it, compressed again with the same bases; so
+/// its depth remains. Every chunk is compared with its id, so damage ends the sweep instead of being copied.
+fn copy(
+    repository: &Repository,
+    info: &FrameInfo,
+    keep: &Keep,
+) -> Result<Option<(EncodedFrame, Vec<u8>, Vec<u8>)>, RepoError> {
+    let whole = repository.frames().raw(info)?;
+    let (mut raw, mut chunks): (Vec<u8>, Vec<ChunkEntry>) = (Vec::new(), Vec::new());
+    let mut rest = whole.as_slice();
+    for (chunk, number) in info.entry.chunks.iter().zip(info.first..) {
+        let (bytes, tail) = rest.split_at(rest.len().min(chunk.len as usize));
+        rest = tail;
+        if !keep.contains(number) {
+            continue;
+        }
+        if repository.keys().chunk_id(bytes) != chunk.id {
+            return Err(RepoError::DamagedChunk { id: chunk.id });
+        }
+        raw.extend_from_slice(bytes);
+        chunks.push(*chunk);
+    }
+    if chunks.is_empty() {
+        return Ok(None);
+    }
+    let prefix = repository.frames().prefix(&info.entry.bases, info.entry.depth)?;
+    let bytes = frame::compress(LEVEL, &raw, &prefix)?;
+    let encoded = EncodedFrame { depth: info.entry.depth, bases: info.entry.bases.clone(), chunks, bytes };
+    Ok(Some((encoded, raw, prefix)))
+}
+
+fn remove(repository: &Repository, condemned: &Condemned, report: &mut GcReport) -> Result<(), RepoError> {
+    let mut gone = Vec::new();
+    for (pack, _) in condemned {
+        match repository.backend().remove(pack.kind, &pack.id) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => {}
+        }
+        report.packs_removed += 1;
+        report.bytes_removed += pack.len;
+        gone.push(pack.no);
+    }
+    repository.backend().sync()?;
+    repository.index().remove_packs(&gone)
+}
