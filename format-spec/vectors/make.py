@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the test vectors beside this file: fixed keys and salts, the primitives of reader.py, and encoders of its own.
+"""Makes the test vectors, beside this file or in the directory given: fixed keys and salts, the primitives of reader.py, and encoders of its own.
 
 Shares no code with the Rust sources. Every vector is read back by reader.py before it is written. Output is the same
 on each run, up to what another version of zstd compresses differently.
@@ -275,7 +275,8 @@ def records() -> dict:
     values = {
         reader.SNAPSHOT: snapshot,
         reader.TOMBSTONE: {"time": TIME, "grace_seconds": 86400, "packs": [{"id": id[0], "meta": True, "dead": "0581"}]},
-        reader.LEASE: {"host": "db1", "process": 4242, "time": TIME, "purpose": "collect", "lifetime_seconds": 604800},
+        reader.LEASE: {"host": "db1", "machine": "boot 7 pid:[4026531836]", "process": 4242, "time": TIME,
+                       "purpose": "collect", "lifetime_seconds": 604800},
         reader.PROOF: {"snapshot": id[1], "time": TIME, "bytes": 81920, "milliseconds": 12, "host": "db1",
                        "program": "cairn 0.1.0"},
         reader.FORGOTTEN: {"time": TIME, "host": "db1",
@@ -389,12 +390,13 @@ def refused() -> dict:
 
 
 def main() -> None:
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     common = {"master": MASTER.hex(), "repository": REPOSITORY.hex()}
     for name, make in (("primitives", primitives), ("keys", keys), ("config", config), ("key-objects", key_objects),
                        ("envelope", envelope), ("pack", packs), ("list", lists), ("tree", tree), ("record", records),
                        ("chunker", chunker), ("refused", refused)):
         value = json.dumps(common | make(), indent=1, ensure_ascii=False)
-        (HERE / f"{name}.json").write_text(value + "\n")
+        (directory / f"{name}.json").write_text(value + "\n")
         print(f"{name}.json: {len(value)} bytes")
 
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use cairn::chunker::Chunker;
 use cairn::format::codec::{Cursor, escape, put_varint, put_zigzag, unescape};
 use cairn::format::config::{ChunkSizes, Config};
 use cairn::format::content::Content;
@@ -350,14 +351,10 @@ fn cuts_agree() {
 }
 
 fn cuts(gear: [u64; 256], sizes: ChunkSizes, mut data: &[u8]) -> Vec<usize> {
-    let gear_ls = gear.map(|value| value << 1);
-    let bits = sizes.average.ilog2() as usize;
-    let (small, large) = (fastcdc::v2020::MASKS[bits + 1], fastcdc::v2020::MASKS[bits - 1]);
-    let (min, average, max) = (sizes.min as usize, sizes.average as usize, sizes.max as usize);
+    let chunker = Chunker::new(gear, sizes);
     let mut cuts = Vec::new();
     while !data.is_empty() {
-        let (_, len) =
-            fastcdc::v2020::cut_gear(data, min, average, max, small, large, small << 1, large << 1, &gear, &gear_ls);
+        let len = chunker.cut(data);
         cuts.push(len);
         data = &data[len..];
     }
