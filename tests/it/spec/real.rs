@@ -37,6 +37,7 @@ impl Store {
     fn cairn<S: AsRef<OsStr>>(&self, arguments: &[S], input: &[u8]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
         command.arg("-r").arg(self.path("repo")).arg("--password-file").arg(self.path("password"));
+        command.env_remove("CAIRN_REPO").env_remove("CAIRN_PASSWORD");
         command.arg("--cache-dir").arg(self.path("cache")).arg("-q").args(arguments);
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();
