@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the test vectors, beside this file or in the directory given: fixed keys and salts, the primitives of reader.py, and encoders of its own.
+"""Makes the test vectors, beside this file or in the directory given.
+
+Fixed keys and salts, the primitives of reader.py, and encoders of its own.
 
 Shares no code with the Rust sources. Every vector is read back by reader.py before it is written. Output is the same
 on each run, up to what another version of zstd compresses differently.
@@ -67,8 +69,9 @@ def block(entries: list[Entry]) -> bytes:
         while shared < min(len(before.path), len(entry.path)) and before.path[shared] == entry.path[shared]:
             shared += 1
         same = number > 0 and entry.owner == before.owner
-        flags = (same * reader.SAME_OWNER | bool(entry.attributes) * reader.ATTRIBUTES | entry.unstable * reader.UNSTABLE
-                 | (entry.extents is not None) * reader.SPARSE | (entry.device is not None) * reader.LINKED)
+        flags = (same * reader.SAME_OWNER | bool(entry.attributes) * reader.ATTRIBUTES
+                 | (entry.extents is not None) * reader.SPARSE | (entry.device is not None) * reader.LINKED
+                 | entry.unstable * reader.UNSTABLE)
         out += varint(shared) + text(entry.path[shared:]) + bytes([entry.type, flags]) + varint(entry.mode)
         if not same:
             out += varint(entry.owner[0]) + varint(entry.owner[1]) + text(entry.owner[2]) + text(entry.owner[3])
@@ -78,7 +81,8 @@ def block(entries: list[Entry]) -> bytes:
         out += varint(entry.device) if entry.device is not None else b""
         out += body(entry)
         if entry.attributes:
-            out += varint(len(entry.attributes)) + b"".join(text(name) + text(value) for name, value in entry.attributes)
+            out += varint(len(entry.attributes))
+            out += b"".join(text(name) + text(value) for name, value in entry.attributes)
         before = entry
     return out
 
@@ -177,7 +181,8 @@ def key_objects() -> dict:
 
 def envelope() -> dict:
     head = header(reader.SNAPSHOT, stream("envelope", 32))
-    parts = [(position, stream(f"part {position}", length)) for position, length in ((0, 0), (1, 40), (2**40, 5), (1 << 63, 17))]
+    lengths = {0: 0, 1: 40, 2**40: 5, 1 << 63: 17}
+    parts = [(position, stream(f"part {position}", length)) for position, length in lengths.items()]
     sealed = [seal(head, position, plain) for position, plain in parts]
     for (position, plain), part in zip(parts, sealed):
         assert KEYS.open(reader.SNAPSHOT, head, position, part, "part") == plain
@@ -194,11 +199,13 @@ def packs() -> dict:
     assert len(compressed[1]) < 400, "the delta does not use its prefix"
     end = len(stored) - 8 - int.from_bytes(stored[-8:-4], "little")
     found = list(reader.decode_footer(reader.Pack(1, Path("x"), stored[:40]), listed, end))
-    assert [frame.depth for frame, _ in found] == [0, 1] and found[1][0].bases == [KEYS.chunk_id(other), KEYS.chunk_id(base)]
-    return {"kind": reader.DATA, "stored": stored.hex(), "name": blake3(stored).hexdigest(), "footer_body": listed.hex(),
-            "frames": [{"depth": depth, "bases": [KEYS.chunk_id(chunk).hex() for chunk in bases],
-                        "chunks": [{"id": KEYS.chunk_id(chunk).hex(), "raw": chunk.hex()} for chunk in chunks],
-                        "compressed": zstd.hex()} for (depth, bases, chunks), zstd in zip(frames, compressed)]}
+    assert [frame.depth for frame, _ in found] == [0, 1]
+    assert found[1][0].bases == [KEYS.chunk_id(other), KEYS.chunk_id(base)]
+    described = [{"depth": depth, "bases": [KEYS.chunk_id(chunk).hex() for chunk in bases],
+                  "chunks": [{"id": KEYS.chunk_id(chunk).hex(), "raw": chunk.hex()} for chunk in chunks],
+                  "compressed": zstd.hex()} for (depth, bases, chunks), zstd in zip(frames, compressed)]
+    return {"kind": reader.DATA, "stored": stored.hex(), "name": blake3(stored).hexdigest(),
+            "footer_body": listed.hex(), "frames": described}
 
 
 def lists() -> dict:
@@ -209,9 +216,12 @@ def lists() -> dict:
         raw = node(level, entries, is_keyed)
         assert reader.decode_node(raw, level, is_keyed) == entries
         found.append({"keyed": is_keyed, "level": level, "raw": raw.hex(), "entries": [
-            {"id": id.hex(), "bytes": size} | ({"first_path": path.hex()} if is_keyed else {}) for id, size, path in entries]})
-    ids = [bytes.fromhex(start + "55" * 12) for start in ("00000000", "80000000", "80ff0000", "40000000", "00010000", "01000000")]
-    return {"nodes": found, "cuts": [{"id": id.hex(), "cut": int.from_bytes(id[:4], "little") % 128 == 0} for id in ids]}
+            {"id": id.hex(), "bytes": size} | ({"first_path": path.hex()} if is_keyed else {})
+            for id, size, path in entries]})
+    starts = ("00000000", "80000000", "80ff0000", "40000000", "00010000", "01000000")
+    ids = [bytes.fromhex(start + "55" * 12) for start in starts]
+    cuts = [{"id": id.hex(), "cut": int.from_bytes(id[:4], "little") % 128 == 0} for id in ids]
+    return {"nodes": found, "cuts": cuts}
 
 
 def tree() -> dict:
@@ -221,7 +231,8 @@ def tree() -> dict:
         Entry(b"", reader.DIRECTORY, 0o755, own, (1700000000, 5), (1700000001, 999999999), 2),
         Entry(b"a", reader.DIRECTORY, 0o1777, own, (-1, 0), (0, 0), 2**64 - 1),
         Entry(b"a/empty", reader.FILE, 0o644, own, (1700000000, 0), (1700000000, 0), 12),
-        Entry(b"a/file", reader.FILE, 0o4755, more, (1700000100, 1), (1700000100, 2), 13, size=7, content=Content(7, 0, root)),
+        Entry(b"a/file", reader.FILE, 0o4755, more, (1700000100, 1), (1700000100, 2), 13, size=7,
+              content=Content(7, 0, root)),
         Entry(b"a/hole", reader.FILE, 0o600, more, (1, 0), (1, 0), 14, size=1 << 40, extents=[]),
         Entry(b"a/linked", reader.FILE, 0o600, more, (1, 0), (1, 0), 15, device=64769, size=9 << 20,
               content=Content(9 << 20, 2, list_root)),
@@ -232,7 +243,8 @@ def tree() -> dict:
         Entry(b"a/sub/\xff" + b"n" * 254, reader.SYMLINK, 0o777, own, (1, 0), (1, 0), 18, target=b"../\xff/target"),
         Entry(b"a-b", reader.FIFO, 0o600, own, (1, 0), (1, 0), 19, attributes=((b"user.a", b"b" * 300),)),
         Entry(b"char", reader.CHAR_DEVICE, 0o600, own, (1, 0), (1, 0), 20, rdev=(1, 3)),
-        Entry(b"disk", reader.BLOCK_DEVICE, 0o660, (0, 6, b"root", b"disk"), (1, 0), (1, 0), 21, rdev=(2**32 - 1, 2**20)),
+        Entry(b"disk", reader.BLOCK_DEVICE, 0o660, (0, 6, b"root", b"disk"), (1, 0), (1, 0), 21,
+              rdev=(2**32 - 1, 2**20)),
         Entry(b"socket", reader.SOCKET, 0o755, own, (1, 0), (1, 0), 22),
         Entry(b"unread", reader.UNREAD, 0, own, (-(2**63), 0), (2**63 - 1, 0), 0),
     ]
@@ -247,15 +259,16 @@ def tree() -> dict:
 
 
 def entry_json(entry: Entry) -> dict:
-    found = {"path": entry.path.hex(), "type": entry.type, "mode": entry.mode, "uid": entry.owner[0], "gid": entry.owner[1],
-             "user": entry.owner[2].hex(), "group": entry.owner[3].hex(), "mtime": entry.mtime, "ctime": entry.ctime,
+    uid, gid, user, group = entry.owner
+    found = {"path": entry.path.hex(), "type": entry.type, "mode": entry.mode, "uid": uid, "gid": gid,
+             "user": user.hex(), "group": group.hex(), "mtime": entry.mtime, "ctime": entry.ctime,
              "inode": str(entry.inode), "unstable": entry.unstable,
              "attributes": [[name.hex(), value.hex()] for name, value in entry.attributes]}
     if entry.device is not None:
         found["device"] = entry.device
     if entry.type == reader.FILE:
-        content = entry.content
-        found["content"] = {"bytes": content.bytes, "levels": content.levels, "root": content.root and content.root.hex()}
+        size, levels, root = entry.content
+        found["content"] = {"bytes": size, "levels": levels, "root": root and root.hex()}
         found |= {"size": entry.size} | ({"extents": entry.extents} if entry.extents is not None else {})
     if entry.type == reader.SYMLINK:
         found["target"] = entry.target.hex()
@@ -267,14 +280,16 @@ def entry_json(entry: Entry) -> dict:
 def records() -> dict:
     id = [stream(f"object {i}", 32).hex() for i in range(3)]
     content = {"bytes": 81920, "levels": 1, "root": KEYS.chunk_id(b"list").hex()}
-    names = ("files", "directories", "others", "unchanged_files", "unread", "bytes", "read_bytes", "new_bytes", "stored_bytes",
-             "milliseconds")
-    snapshot = {"name": "etc", "host": "db1", "time": TIME, "kind": "tree", "paths": ["/etc", "/srv/100%25", "/srv/%FF"],
-                "tags": {"job": "nightly", "site": "größe"}, "content": content, "parent": id[0], "previous": None,
+    names = ("files", "directories", "others", "unchanged_files", "unread", "bytes", "read_bytes", "new_bytes",
+             "stored_bytes", "milliseconds")
+    snapshot = {"name": "etc", "host": "db1", "time": TIME, "kind": "tree",
+                "paths": ["/etc", "/srv/100%25", "/srv/%FF"], "tags": {"job": "nightly", "site": "größe"},
+                "content": content, "parent": id[0], "previous": None,
                 "summary": {name: i for i, name in enumerate(names)}, "program": "cairn 0.1.0"}
     values = {
         reader.SNAPSHOT: snapshot,
-        reader.TOMBSTONE: {"time": TIME, "grace_seconds": 86400, "packs": [{"id": id[0], "meta": True, "dead": "0581"}]},
+        reader.TOMBSTONE: {"time": TIME, "grace_seconds": 86400,
+                           "packs": [{"id": id[0], "meta": True, "dead": "0581"}]},
         reader.LEASE: {"host": "db1", "machine": "boot 7 pid:[4026531836]", "process": 4242, "time": TIME,
                        "purpose": "collect", "lifetime_seconds": 604800},
         reader.PROOF: {"snapshot": id[1], "time": TIME, "bytes": 81920, "milliseconds": 12, "host": "db1",
@@ -324,7 +339,8 @@ def chunker() -> dict:
         while at < length:
             cuts.append(cut(gear, data[at:], *sizes))
             at += cuts[-1]
-        found.append({"seed": seed, "length": length, "sizes": dict(zip(("min", "average", "max"), sizes)), "cuts": cuts})
+        named = dict(zip(("min", "average", "max"), sizes))
+        found.append({"seed": seed, "length": length, "sizes": named, "cuts": cuts})
     return {"streams": found}
 
 
@@ -339,17 +355,20 @@ def refused() -> dict:
         "empty": b"", "tag only": b"R", "other tag": b"S" + block([entry])[1:], "left over": block([entry]) + b"\0",
         "cut short": block([entry])[:-1], "parent directory": path(b".."), "parent directory within": path(b"a/../b"),
         "dot": path(b"a/."), "absolute": path(b"/etc"), "trailing slash": path(b"a/"), "double slash": path(b"a//b"),
-        "zero byte": path(b"a\0b"), "component of 256 bytes": path(b"n" * 256), "path too long": path(b"n/" * 32768 + b"n"),
+        "zero byte": path(b"a\0b"), "component of 256 bytes": path(b"n" * 256),
+        "path too long": path(b"n/" * 32768 + b"n"),
         "same path twice": block([Entry(b"a"), Entry(b"a")]), "not in order": block([Entry(b"a-b"), Entry(b"a/b")]),
         "first record shares": b"R\x01" + block([Entry(b"a")])[2:], "unknown type": block([Entry(b"a", 8)]),
         "unknown flag": b"R\0\x01a\x03\x20" + block([Entry(b"a", 3)])[6:],
-        "same owner first": b"R\0\x01a\x03\x01" + block([Entry(b"a", 3)])[6:], "mode": block([Entry(b"a", mode=0o10000)]),
+        "same owner first": b"R\0\x01a\x03\x01" + block([Entry(b"a", 3)])[6:],
+        "mode": block([Entry(b"a", mode=0o10000)]),
         "sparse directory": b"R\0\x01a\0\x04" + block([Entry(b"a")])[6:],
         "nanoseconds": block([Entry(b"a", mtime=(0, 10**9))]), "uid": block([Entry(b"a", owner=(2**32, 0, b"", b""))]),
         "user name": block([Entry(b"a", owner=(0, 0, b"u" * 4097, b""))]),
         "file size": block([Entry(b"a", reader.FILE, size=2**63, content=Content(1, 0, id))]),
         "list height": block([Entry(b"a", reader.FILE, size=1, content=Content(1, 13, id))]),
-        "touching extents": block([Entry(b"a", reader.FILE, size=9, extents=[(0, 2), (2, 2)], content=Content(4, 0, id))]),
+        "touching extents": block([Entry(b"a", reader.FILE, size=9, extents=[(0, 2), (2, 2)],
+                                         content=Content(4, 0, id))]),
         "empty extent": block([Entry(b"a", reader.FILE, size=9, extents=[(0, 0)])]),
         "extent after the end": block([Entry(b"a", reader.FILE, size=9, extents=[(8, 2)], content=Content(2, 0, id))]),
         "target too long": block([Entry(b"a", reader.SYMLINK, target=b"t" * 4097)]),
@@ -360,17 +379,20 @@ def refused() -> dict:
     }
     nodes = {
         "empty": b"", "no entries": b"L\x01", "keyed": node(1, [(id, 5, b"a")], True),
-        "other level": node(2, [(id, 5, b"")], False), "no bytes": node(1, [(id, 0, b"")], False), "cut short": node(1, [(id, 5, b"")], False)[:-1],
+        "other level": node(2, [(id, 5, b"")], False), "no bytes": node(1, [(id, 0, b"")], False),
+        "cut short": node(1, [(id, 5, b"")], False)[:-1],
         "1025 entries": node(1, [(id, 5, b"")] * 1025, False), "long integer": b"L\x01" + id + b"\xff" * 9 + b"\x02",
     }
     footers = {
         "empty": b"", "left over": frame() + b"\0", "frames do not fill": frame(99), "frames overflow": frame(101),
         "no chunks": frame(chunks=b"\0"), "chunk of no bytes": frame(chunks=b"\x01\0" + id),
         "chunk too long": frame(chunks=b"\x01" + varint((4 << 20) + 1) + id),
-        "frame too long": frame(chunks=b"\x03" + varint(4 << 20) * 3 + id * 3), "too many chunks": frame(chunks=varint(65537)),
+        "frame too long": frame(chunks=b"\x03" + varint(4 << 20) * 3 + id * 3),
+        "too many chunks": frame(chunks=varint(65537)),
         "depth without bases": frame(depth=1), "bases without depth": frame(bases=b"\x01" + id),
         "depth 9": frame(depth=9, bases=b"\x01" + id), "too many bases": frame(depth=1, bases=varint(65537)),
-        "too many frames": varint(65537), "sealed frame too long": frame((16 << 20) + 1), "no room for a tag": frame(15),
+        "too many frames": varint(65537), "sealed frame too long": frame((16 << 20) + 1),
+        "no room for a tag": frame(15),
     }
     found = []
     for what, cases, decode in (
