@@ -1,6 +1,7 @@
 //! The written format against the program: test vectors made by an independent implementation, and that
 //! implementation's reader on real repositories.
 
+mod hostile;
 mod real;
 mod scripts;
 mod vectors;
