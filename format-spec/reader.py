@@ -703,15 +703,18 @@ class Restorer:
         """Owner, attributes, mode, times: in this order, since a new owner takes set-id bits and capabilities away."""
         place = fd if fd is not None else os.fsencode(f"/proc/self/fd/{parent}/") + name
         uid, gid = entry.owner[:2]
+        mode = entry.mode
         if os.geteuid() == 0:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        elif (uid, gid) != (os.geteuid(), os.getegid()) and entry.type != DIRECTORY:
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would lend the rights of another owner than was meant
         for key, value in entry.attributes:
             try:
                 os.setxattr(place, key, value, **({} if fd is not None else {"follow_symlinks": False}))
             except OSError as error:
                 self.complain(f"{entry.show()}: attribute {key!r}: {error.strerror}")
         if entry.type != SYMLINK:
-            os.chmod(fd if fd is not None else place, entry.mode)
+            os.chmod(fd if fd is not None else place, mode)
         nanoseconds = entry.mtime[0] * 10**9 + entry.mtime[1]
         os.utime(name, ns=(nanoseconds, nanoseconds), dir_fd=parent, follow_symlinks=False)
 

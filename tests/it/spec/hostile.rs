@@ -23,6 +23,9 @@ use zeroize::Zeroizing;
 
 use super::reader;
 
+/// A frame's depth, its bases, and its one chunk.
+type Frame<'a> = (u8, &'a [&'a [u8]], &'a [u8]);
+
 struct Handmade {
     repository: Repository,
     dir: TempDir,
@@ -45,8 +48,8 @@ impl Handmade {
         self.repository.keys()
     }
 
-    /// Writes a pack of frames, each of a depth, bases and one chunk. The bases' content is the prefix.
-    fn pack(&self, kind: Kind, frames: &[(u8, &[&[u8]], &[u8])]) {
+    /// Writes a pack of frames. The bases' content is the prefix.
+    fn pack(&self, kind: Kind, frames: &[Frame<'_>]) {
         let envelope = self.keys().new_envelope(kind).unwrap();
         let mut stored = envelope.header().to_vec();
         let mut entries = Vec::new();
@@ -126,7 +129,7 @@ fn block(entries: Vec<Entry>) -> Vec<u8> {
 }
 
 #[test]
-fn a_base_is_taken_from_the_copy_of_smallest_depth() {
+fn a_base_is_taken_from_a_copy_of_smaller_depth() {
     let store = Handmade::new();
     // "base" also lies in a frame as deep as the one that needs it; that copy must not be taken.
     let (base, other, top) = (b"base ".repeat(50), b"other ".repeat(50), b"base base and more".repeat(9));
@@ -146,9 +149,8 @@ fn frames_that_need_each_other_end_in_an_error() {
     let (one, two) = (b"one ".repeat(50), b"two ".repeat(50));
     store.pack(Kind::DataPack, &[(1, &[&two], &one), (1, &[&one], &two)]);
     let content = store.content(one.len(), 0, &one);
-    assert!(
-        store.repository.stream(&content).and_then(|mut all| Ok(all.read_to_end(&mut Vec::new()))).unwrap().is_err()
-    );
+    let mut stream = store.repository.stream(&content).unwrap();
+    assert!(stream.read_to_end(&mut Vec::new()).is_err());
     store.snapshot(SnapshotKind::Stream, content);
     store.assert_refused("in no frame of a depth less than 1");
 }
