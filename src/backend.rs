@@ -60,6 +60,9 @@ pub trait Backend: Send + Sync {
     /// Removes an object; one that is not there is [`BackendError::NotFound`].
     fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError>;
 
+    /// Makes the next `sync` cover an object that another process wrote and may not have made durable yet.
+    fn include_in_sync(&self, _kind: Kind, _id: &ObjectId) {}
+
     /// A barrier: returns when all that was written and removed before survives a power loss.
     fn sync(&self) -> Result<(), BackendError>;
 

@@ -250,10 +250,12 @@ impl Repository {
         Ok(all)
     }
 
-    /// What the tombstones in storage name.
-    pub fn condemned(&self) -> Result<Condemned, RepoError> {
+    /// What the tombstones in storage name. They are read before the index is refreshed: a sweep that ends in between
+    /// then leaves names of packs that are gone, and not an index that is behind.
+    pub fn condemned(&self, monitor: &dyn Monitor) -> Result<Condemned, RepoError> {
         let mut condemned = Condemned::default();
         let tombstones = self.read_records::<Tombstone>()?;
+        self.refresh(monitor)?;
         if tombstones.is_empty() {
             return Ok(condemned);
         }

@@ -257,6 +257,14 @@ impl Backend for Local {
         Ok(())
     }
 
+    fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
+        // The other process fsynced the file before it renamed it; its directory may still be to do.
+        self.touch(self.path(kind, id).parent().unwrap_or(&self.root));
+        if is_spread(kind) {
+            self.touch(&self.root.join(folder(kind)));
+        }
+    }
+
     fn sync(&self) -> Result<(), BackendError> {
         let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         let mut left = touched.iter();

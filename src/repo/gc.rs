@@ -101,8 +101,6 @@ pub struct GcReport {
 /// Collects garbage.
 pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport, RepoError> {
     let mut report = GcReport::default();
-    repository.refresh(monitor)?;
-    refuse_unusable(repository)?;
     if options.dry_run {
         let tombstones = repository.read_records::<Tombstone>()?;
         report.planned = plan(repository, monitor)?.1;
@@ -137,11 +135,11 @@ fn refuse_unusable(repository: &Repository) -> Result<(), RepoError> {
     }
 }
 
-/// One collector at a time: of two that see each other, the earlier goes on.
+/// One collector at a time. Each writes its lease before it lists, so two that start at once see each other and both
+/// give up; never do both go on. (Which was earlier cannot be told: storage dates an object before others see it.)
 fn exclude_others(repository: &Repository, held: &Held<'_>, now: Timestamp) -> Result<(), RepoError> {
-    let mine = (now, held.id());
     for found in lease::live(repository, now)? {
-        if found.lease.purpose == Purpose::Collect && (found.modified, found.id) < mine {
+        if found.lease.purpose == Purpose::Collect && found.id != held.id() {
             return Err(found.locked("another gc"));
         }
     }
@@ -237,8 +235,12 @@ fn plan(repository: &Repository, monitor: &dyn Monitor) -> Result<(Keep, Vec<Pla
 /// Everything that the snapshots need; the first thing missing is an error.
 fn reach(repository: &Repository, monitor: &dyn Monitor) -> Result<crate::repo::bitmap::Bitmap, RepoError> {
     monitor.begin(Phase::Mark, None);
+    // First the roots, then the packs: what a listed root needs was written before it.
+    let roots = repository.read_records::<Snapshot>()?;
+    repository.refresh(monitor)?;
+    refuse_unusable(repository)?;
     let mut mark = Mark::new(repository, monitor);
-    for (_, snapshot) in repository.read_records::<Snapshot>()? {
+    for (_, snapshot) in roots {
         mark.snapshot(&snapshot, &mut Err)?;
     }
     monitor.end();

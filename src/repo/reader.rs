@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::format::content::Content;
 use crate::format::list::{ListEntry, ListKind};
-use crate::format::tree::{Entry, compare_paths, decode_block};
+use crate::format::tree::{Entry, Node, compare_paths, decode_block};
 use crate::repo::error::RepoError;
 use crate::repo::frames::{ChunkBytes, Frames};
 use crate::repo::index::FrameInfo;
@@ -161,13 +161,23 @@ pub struct TreeReader {
     walk: ListWalk,
     block: VecDeque<Entry>,
     last_path: Option<Vec<u8>>,
+    last_leaf: Option<Vec<u8>>,
+    /// Whether there is a list at all: a tree of one block has none.
+    keyed: bool,
 }
 
 impl TreeReader {
     /// Starts at the first entry.
     pub fn new(frames: &Arc<Frames>, content: &Content) -> Result<Self, RepoError> {
         let walk = ListWalk::new(frames.clone(), ListKind::Keyed, content, 0)?;
-        Ok(TreeReader { frames: frames.clone(), walk, block: VecDeque::new(), last_path: None })
+        Ok(TreeReader {
+            frames: frames.clone(),
+            walk,
+            block: VecDeque::new(),
+            last_path: None,
+            last_leaf: None,
+            keyed: content.levels > 0,
+        })
     }
 
     /// Goes on with the first entry that does not sort before `path`. Only at the beginning.
@@ -193,11 +203,32 @@ impl TreeReader {
                     format!("tree block {} has {} bytes where {} were promised", listed.id, raw.len(), listed.bytes);
                 return Err(RepoError::Malformed { why });
             }
-            self.block = decode_block(&raw)?.into();
+            let block = decode_block(&raw)?;
+            // The list leads to paths by these; a tree must not show one thing to a walk and another to a search.
+            let listed_path = (!listed.first_path.is_empty()).then_some(listed.first_path);
+            let first_path = block.first().map(|entry| entry.path.clone()).filter(|path| !path.is_empty());
+            if self.keyed && listed_path != first_path {
+                return Err(RepoError::Malformed {
+                    why: format!("tree block {} is listed under another path", listed.id),
+                });
+            }
+            self.block = block.into();
         }
         let Some(entry) = self.block.pop_front() else { return Ok(None) };
         if self.last_path.as_ref().is_some_and(|last| compare_paths(last, &entry.path).is_ge()) {
             return Err(RepoError::Malformed { why: "the tree's paths are not in order".to_owned() });
+        }
+        let below_a_file = self.last_leaf.as_ref().is_some_and(|leaf| {
+            entry.path.strip_prefix(leaf.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
+        });
+        if below_a_file {
+            return Err(RepoError::Malformed {
+                why: "the tree has an entry below something that is no directory".to_owned(),
+            });
+        }
+        // All that is below an entry follows it directly, so the last one is enough.
+        if !matches!(entry.node, Node::Directory) {
+            self.last_leaf = Some(entry.path.clone());
         }
         self.last_path = Some(entry.path.clone());
         Ok(Some(entry))

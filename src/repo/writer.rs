@@ -70,9 +70,7 @@ impl<'r> Writer<'r> {
     /// Takes a lease and starts.
     pub fn begin(repository: &'r Repository, monitor: &'r dyn Monitor) -> Result<Self, RepoError> {
         let lease = Held::take(repository, Purpose::Write)?;
-        // What was written since the repository was opened can be deduplicated against, too.
-        repository.refresh(monitor)?;
-        let condemned = repository.condemned()?;
+        let condemned = repository.condemned(monitor)?;
         let frames = repository.frames().clone();
         let pipeline = Pipeline::start(repository.backend().clone(), repository.keys().clone(), frames.clone());
         let core = Core::new(frames, pipeline, condemned, repository.cache().load_similar());
@@ -181,6 +179,7 @@ impl<'r> Writer<'r> {
         }
         self.lease.check()?;
         self.check_used_packs()?;
+        self.repository.backend().sync()?;
         let id = self.repository.write_record(snapshot)?;
         self.repository.backend().sync()?;
         if let Err(error) = self.lease.check() {
@@ -204,7 +203,10 @@ impl<'r> Writer<'r> {
         }
         for no in self.core.used_packs() {
             match self.repository.index().pack(*no)? {
-                Some(pack) if present.contains(&pack.id) => {}
+                // Another process may have written it and not made it durable yet.
+                Some(pack) if present.contains(&pack.id) => {
+                    self.repository.backend().include_in_sync(pack.kind, &pack.id);
+                }
                 Some(pack) => return Err(RepoError::Disappeared { kind: pack.kind, id: pack.id }),
                 None => return Err(RepoError::Disappeared { kind: Kind::DataPack, id: ObjectId::ZERO }),
             }

@@ -17,5 +17,6 @@ mod layering;
 mod model;
 mod retention;
 mod select;
+mod spec;
 mod support;
 mod writers;

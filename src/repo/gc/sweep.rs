@@ -10,6 +10,7 @@ use crate::format::record::Tombstone;
 use crate::format::{Kind, ObjectId, frame};
 use crate::progress::{Monitor, Phase};
 use crate::repo::Repository;
+use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
 use crate::repo::gc::keep::Keep;
 use crate::repo::gc::{GcReport, reach};
@@ -29,10 +30,9 @@ pub fn run(
     monitor: &dyn Monitor,
     report: &mut GcReport,
 ) -> Result<(), RepoError> {
-    repository.refresh(monitor)?;
-    super::refuse_unusable(repository)?;
+    let reached = reach(repository, monitor)?;
     let condemned = condemned_packs(repository, tombstone)?;
-    let keep = decide(repository, &condemned, monitor)?;
+    let keep = decide(repository, &condemned, reached)?;
     monitor.begin(Phase::Sweep, Some(condemned.iter().map(|(pack, _)| pack.len).sum()));
     let packers = [Kind::DataPack, Kind::MetaPack]
         .map(|kind| (kind, Packer::new(kind, repository.backend().clone(), repository.keys().clone())));
@@ -84,8 +84,8 @@ fn condemned_packs(repository: &Repository, tombstone: &Tombstone) -> Result<Con
 
 /// What stays: all of the other packs, what the tombstone does not name dead, what the snapshots need now, and the
 /// bases of all that.
-fn decide(repository: &Repository, condemned: &Condemned, monitor: &dyn Monitor) -> Result<Keep, RepoError> {
-    let mut keep = Keep::new(reach(repository, monitor)?);
+fn decide(repository: &Repository, condemned: &Condemned, reached: Bitmap) -> Result<Keep, RepoError> {
+    let mut keep = Keep::new(reached);
     let packs: Vec<PackInfo> = condemned.iter().map(|(pack, _)| pack.clone()).collect();
     keep.condemn_all(&packs);
     for pack in repository.index().packs()? {

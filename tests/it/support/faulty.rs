@@ -92,6 +92,10 @@ impl Backend for Faulty {
         self.change(|| self.inner.remove(kind, id))
     }
 
+    fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
+        self.inner.include_in_sync(kind, id);
+    }
+
     fn sync(&self) -> Result<(), BackendError> {
         self.alive()?;
         self.inner.sync()
