@@ -1,0 +1,149 @@
+//! The standard output of a program as a source.
+//!
+//! Invariant: [`CommandStream::finish`] is `Ok` only if the program exited with status 0, so its caller publishes
+//! nothing of a program that failed or was killed: the end of the output alone says nothing. The program is started
+//! from its arguments, never by a shell, in a process group of its own; if the stream is dropped before its end, the
+//! whole group is killed and the program reaped, so nothing goes on working for a backup that was given up.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::source::SourceError;
+
+/// How much of the end of standard error is kept.
+const TAIL: usize = 4 << 10;
+/// A line of standard error longer than this is forwarded in pieces.
+const LINE: u64 = 4 << 10;
+/// How long to wait for the rest of standard error once the program has ended: it may have left a daemon behind that
+/// holds it open for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A running program, read through [`Read`].
+pub struct CommandStream {
+    program: String,
+    child: Child,
+    /// `None` once it is not read any more.
+    stdout: Option<ChildStdout>,
+    tail: Arc<Mutex<Vec<u8>>>,
+    stderr_ended: Receiver<()>,
+    reaped: bool,
+}
+
+impl CommandStream {
+    /// Starts a program, without standard input. `on_line` is given each line of its standard error, as it comes, on
+    /// another thread.
+    pub fn spawn(argv: &[OsString], on_line: impl FnMut(&str) + Send + 'static) -> Result<Self, SourceError> {
+        let named = |name: &OsString| name.to_string_lossy().into_owned();
+        let program = argv.first().map(named).unwrap_or_default();
+        let failed = |source| SourceError::Spawn { program: program.clone(), source };
+        let Some((first, arguments)) = argv.split_first() else {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "no program was given")));
+        };
+        let mut child = Command::new(first)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed(io::Error::other("it has no output")));
+        };
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        let (ended, stderr_ended) = channel();
+        let kept = Arc::clone(&tail);
+        let mut stream = CommandStream { program, child, stdout: Some(stdout), tail, stderr_ended, reaped: false };
+        let listener = thread::Builder::new().name("command-stderr".to_owned()).spawn(move || {
+            listen(stderr, &kept, on_line);
+            let _ = ended.send(());
+        });
+        match listener {
+            Ok(_) => Ok(stream),
+            Err(source) => {
+                stream.kill();
+                Err(SourceError::Spawn { program: stream.program.clone(), source })
+            }
+        }
+    }
+
+    /// Waits for the program to end. To be called at the end of its output: a program that still writes gets `SIGPIPE`.
+    pub fn finish(mut self) -> Result<(), SourceError> {
+        let status = self.wait()?;
+        let _ = self.stderr_ended.recv_timeout(PATIENCE);
+        if status.success() {
+            return Ok(());
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let stderr = String::from_utf8_lossy(&tail).into_owned();
+        Err(SourceError::Command { program: self.program.clone(), status: told(status), stderr })
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus, SourceError> {
+        // Closing our end first: a program that is not read to its end must not block for ever.
+        self.stdout = None;
+        let lost = |source| SourceError::Unreadable { action: "wait for", path: self.program.clone(), source };
+        let status = self.child.wait().map_err(lost)?;
+        self.reaped = true;
+        Ok(status)
+    }
+
+    fn kill(&mut self) {
+        if !self.reaped {
+            if let Ok(id) = i32::try_from(self.child.id())
+                && let Some(group) = Pid::from_raw(id)
+            {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            self.reaped = true;
+        }
+    }
+}
+
+impl Read for CommandStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stdout.as_mut().map_or(Ok(0), |stdout| stdout.read(buffer))
+    }
+}
+
+impl Drop for CommandStream {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn told(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".to_owned(),
+    }
+}
+
+fn listen(stderr: ChildStderr, tail: &Mutex<Vec<u8>>, mut on_line: impl FnMut(&str)) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match stderr.by_ref().take(LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.extend_from_slice(&line);
+                let surplus = tail.len().saturating_sub(TAIL);
+                tail.drain(..surplus);
+            }
+        }
+        on_line(String::from_utf8_lossy(&line).trim_end_matches('\n'));
+    }
+}
