@@ -29,7 +29,7 @@ use rustix::fs::{
     mknodat, openat, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 
 pub use remove::{Removal, Removed};
 pub use writer::FileWriter;
@@ -105,6 +105,8 @@ pub struct Target {
     options: TargetOptions,
     name: String,
     is_root: bool,
+    /// User and group that new files get, unless their directory has a set-group-id bit.
+    identity: (u32, u32),
     /// True while we hold the lock that lets us take temporary files for debris.
     exclusive: bool,
     prefix: String,
@@ -137,6 +139,7 @@ impl Target {
             options,
             name: escape(dir.as_os_str().as_bytes()).trim_end_matches('/').to_owned(),
             is_root: geteuid().is_root(),
+            identity: (geteuid().as_raw(), getegid().as_raw()),
             exclusive,
             prefix: format!("{TEMPORARY}{run:016x}"),
             counter: AtomicU64::new(0),

@@ -112,7 +112,8 @@ fn a_file_appears_whole_or_not_at_all() {
     let (_dir, root) = scratch();
     let target = open(&root);
     fs::write(root.join("f"), "old").unwrap();
-    let new = file("f", b"new content");
+    let mut new = file("f", b"new content");
+    new.owner.uid += 1;
     let mut writer = target.begin_file(&new).unwrap();
     writer.write_all(b"new").unwrap();
     assert_eq!(fs::read(root.join("f")).unwrap(), b"old");
@@ -129,6 +130,7 @@ fn a_file_appears_whole_or_not_at_all() {
     assert!(matches!(writer.write_at(u64::MAX, b"ab"), Err(TargetError::Incomplete { .. })));
     drop(writer);
     assert_eq!((names(&root), fs::read(root.join("f")).unwrap()), (vec!["f".to_owned()], b"old".to_vec()));
+    new.owner.uid -= 1;
     write(&target, &new, b"new content").unwrap();
     assert_eq!((names(&root), fs::read(root.join("f")).unwrap()), (vec!["f".to_owned()], b"new content".to_vec()));
 }
