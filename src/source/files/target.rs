@@ -199,8 +199,10 @@ impl Target {
     /// Makes a symbolic link, fifo or device. A socket, and what was never read, is [`TargetError::Skipped`].
     pub fn special(&self, entry: &Entry) -> Outcome {
         let private = Mode::from_raw_mode(0o600);
-        let device = |parent: &OwnedFd, name: &[u8], kind, major, minor| {
-            mknodat(parent, name, kind, private, makedev(major, minor))
+        let device = |parent: &OwnedFd, name: &[u8], kind, major, minor| match (major, minor) {
+            // The kernel has 12 and 20 bits for them and would make another device of larger ones.
+            (0..=0xfff, 0..=0xf_ffff) => mknodat(parent, name, kind, private, makedev(major, minor)),
+            _ => Err(Errno::INVAL),
         };
         let skipped = |what| Err(TargetError::Skipped { path: self.shown(&entry.path), what });
         let make = |parent: &OwnedFd, name: &[u8]| match &entry.node {
@@ -305,7 +307,7 @@ impl Target {
 
     fn apply_named(&self, parent: &Directory, name: &[u8], entry: &Entry) -> Outcome {
         let now = self.status(parent, name, &entry.path)?;
-        let surplus = if parent.default_acl { Surplus::Remove } else { Surplus::Ignore };
+        let surplus = if parent.has_default_acl() { Surplus::Remove } else { Surplus::Ignore };
         Ok(self.apply(Place::Named(parent.fd.as_fd(), name), entry, &now, surplus))
     }
 

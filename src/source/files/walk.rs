@@ -125,7 +125,7 @@ impl Walk {
     }
 
     /// The root directory of the machine, which every walk begins with.
-    fn start(&mut self, plan: Plan) -> Result<Found, Missed> {
+    fn start(&mut self, plan: Plan) -> Result<Found, Box<Missed>> {
         self.directory(CWD.as_fd(), b"/", (!plan.whole).then_some(plan))
             .map_err(|error| missed(metadata::unread(Vec::new()), "open", error))
     }
@@ -161,7 +161,7 @@ impl Walk {
     }
 
     /// Looks at one name; `None` when it is excluded.
-    fn visit(&mut self, name: &[u8], listed: FileType, plan: Option<Plan>) -> Option<Result<Found, Missed>> {
+    fn visit(&mut self, name: &[u8], listed: FileType, plan: Option<Plan>) -> Option<Result<Found, Box<Missed>>> {
         let path = self.descent.path_of(name);
         if let Err(missed) = recordable(&path, name) {
             return Some(Err(missed));
@@ -169,7 +169,7 @@ impl Walk {
         let Some(parent) = self.descent.bottom().cloned() else {
             let (path, what) = (shown(&path), "its directory was moved away");
             let entry = metadata::unread(self.descent.path_of(name));
-            return Some(Err(Missed { entry: Some(entry), error: SourceError::Changed { path, what } }));
+            return Some(Err(Box::new(Missed { entry: Some(entry), error: SourceError::Changed { path, what } })));
         };
         let mut on_the_way = plan.as_ref().is_some_and(|plan| !plan.whole);
         let by_name = plan.is_some();
@@ -211,7 +211,7 @@ impl Walk {
         path: Vec<u8>,
         name: &[u8],
         status: Option<Stat>,
-    ) -> Result<Found, Missed> {
+    ) -> Result<Found, Box<Missed>> {
         let stat = match status.map_or_else(|| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW), Ok) {
             Ok(stat) => stat,
             Err(error) => return Err(missed(metadata::unread(path), "read the status of", error)),
@@ -222,14 +222,14 @@ impl Walk {
                     let (found, limit) = (target.as_bytes().len(), MAX_TEXT);
                     let what = "the length of its target";
                     let error = SourceError::Unrecordable { path: shown(&path), what, found, limit };
-                    return Err(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error });
+                    return Err(Box::new(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error }));
                 }
                 Ok(target) => Node::Symlink { target: target.into_bytes() },
                 Err(error) => return Err(missed(self.owners.entry(path, &stat, Node::Unread), "read", error)),
             },
             FileType::Directory | FileType::Unknown => {
                 let error = SourceError::Changed { path: shown(&path), what: "it became another kind of file" };
-                return Err(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error });
+                return Err(Box::new(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error }));
             }
             _ => metadata::node(&stat),
         };
@@ -238,7 +238,7 @@ impl Walk {
 }
 
 impl Iterator for Walk {
-    type Item = Result<Found, Missed>;
+    type Item = Result<Found, Box<Missed>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(plan) = self.plan.take() {
@@ -261,19 +261,19 @@ impl Iterator for Walk {
     }
 }
 
-fn missed(entry: Entry, action: &'static str, error: Errno) -> Missed {
-    Missed { error: SourceError::system(action, &entry.path, error), entry: Some(entry) }
+fn missed(entry: Entry, action: &'static str, error: Errno) -> Box<Missed> {
+    Box::new(Missed { error: SourceError::system(action, &entry.path, error), entry: Some(entry) })
 }
 
 /// Refuses paths that the format cannot hold, of which nothing can be recorded.
-fn recordable(path: &[u8], name: &[u8]) -> Result<(), Missed> {
+fn recordable(path: &[u8], name: &[u8]) -> Result<(), Box<Missed>> {
     let limits =
         [("the length of its name", name.len(), MAX_COMPONENT), ("the length of its path", path.len(), MAX_PATH)];
     match limits.into_iter().find(|(_, found, limit)| found > limit) {
         None => Ok(()),
         Some((what, found, limit)) => {
             let error = SourceError::Unrecordable { path: shown(path), what, found, limit };
-            Err(Missed { entry: None, error })
+            Err(Box::new(Missed { entry: None, error }))
         }
     }
 }

@@ -63,7 +63,7 @@ fn links_in_the_target_are_never_followed() {
         symlink("real", inside.join("local")).unwrap();
         symlink(outside.join("secret"), inside.join("file")).unwrap();
         let target = Target::open(&inside, TargetOptions { without_openat2, ..Default::default() }).unwrap();
-        for parent in ["link", "local", "link/sub", "file"] {
+        for parent in ["link", "local", "link/sub", "local/sub", "file"] {
             let path = format!("{parent}/x");
             let in_the_way =
                 |error: TargetError| assert!(matches!(error, TargetError::ParentInTheWay { .. }), "{error}");
@@ -193,6 +193,18 @@ fn hostile_sizes_end_in_an_error_and_leave_nothing() {
 }
 
 #[test]
+fn device_numbers_beyond_the_kernels_are_refused() {
+    let (_dir, root) = scratch();
+    let target = open(&root);
+    for (major, minor) in [(0x1001, 3), (1, 0x10_0003), (u32::MAX, u32::MAX)] {
+        let error = target.special(&entry("null", Node::CharDevice { major, minor })).unwrap_err();
+        assert!(matches!(error, TargetError::Io { .. }), "{error}");
+        assert!(target.special(&entry("disk", Node::BlockDevice { major, minor })).is_err());
+    }
+    assert!(names(&root).is_empty());
+}
+
+#[test]
 fn nothing_is_replaced_unless_that_is_allowed() {
     let (_dir, root) = scratch();
     let never = Target::open(&root, TargetOptions { overwrite: Overwrite::Never, ..Default::default() }).unwrap();
@@ -269,6 +281,12 @@ fn set_id_bits_are_given_to_the_recorded_owner_only() {
         return println!("skipped: giving files away needs root");
     }
     assert!(write(&open(&root), &wanted, b"x").unwrap().is_empty());
+    let now = fs::metadata(root.join("f")).unwrap();
+    assert_eq!((now.mode() & 0o7777, now.uid()), (0o6755, 1234));
+    // A change of owner clears the bits of a file that had them: they are set again.
+    std::os::unix::fs::chown(root.join("f"), Some(1), None).unwrap();
+    fs::set_permissions(root.join("f"), fs::Permissions::from_mode(0o6755)).unwrap();
+    assert!(open(&root).refresh(&wanted).unwrap().is_empty());
     let now = fs::metadata(root.join("f")).unwrap();
     assert_eq!((now.mode() & 0o7777, now.uid()), (0o6755, 1234));
 }

@@ -10,6 +10,7 @@ use cairn::format::tree::{Node, compare_paths};
 use cairn::source::SourceError;
 use cairn::source::files::{Found, Patterns, Walk, WalkOptions};
 use proptest::prelude::{Strategy, proptest};
+use rustix::fs::{XattrFlags, lsetxattr};
 
 use super::{as_nobody, deep_tree, load, prefix, relative, scratch, walk};
 
@@ -25,14 +26,22 @@ fn parents_of_a_root_come_first_and_nothing_beside_them() {
     fs::create_dir_all(root.join("a/b/c")).unwrap();
     fs::write(root.join("a/beside"), "").unwrap();
     fs::write(root.join("a/b/c/file"), "x").unwrap();
-    let (found, missed) = walk(&[&root.join("a/b")], &[]);
+    let (mut found, missed) = walk(&[&root.join("a/b")], &[]);
     assert!(missed.is_empty());
+    let listed = lsetxattr(root.join("a"), "user.parent", b"yes", XattrFlags::empty()).is_ok();
+    for found in &mut found {
+        found.complete().unwrap();
+    }
     assert_eq!(found[0].entry.path, b"");
     assert_eq!(below(&found, &root), ["", "a", "a/b", "a/b/c", "a/b/c/file"]);
     let parent = found.iter().find(|f| f.entry.path == prefix(&root.join("a"))).unwrap();
     let meta = fs::metadata(root.join("a")).unwrap();
     assert_eq!(parent.entry.node, Node::Directory);
     assert_eq!((parent.entry.mode, parent.entry.inode), (meta.mode() & 0o7777, meta.ino()));
+    match listed {
+        true => assert_eq!(parent.entry.xattrs, [(b"user.parent".to_vec(), b"yes".to_vec())]),
+        false => println!("skipped: no extended attributes on this file system"),
+    }
 }
 
 #[test]

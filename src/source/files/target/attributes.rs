@@ -121,10 +121,12 @@ fn apply_xattrs(place: Place<'_>, entry: &Entry, surplus: Surplus) -> Vec<(Strin
     };
     for (name, _) in &present {
         let ours = name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_");
-        if ours && !entry.xattrs.iter().any(|(wanted, _)| wanted == name) {
-            if let Err(error) = place.remove(name) {
-                failed.push((format!("remove its attribute {}", escape(name)), error));
-            }
+        let wanted = entry.xattrs.iter().any(|(wanted, _)| wanted == name);
+        if ours
+            && !wanted
+            && let Err(error) = place.remove(name)
+        {
+            failed.push((format!("remove its attribute {}", escape(name)), error));
         }
     }
     for wanted in &entry.xattrs {

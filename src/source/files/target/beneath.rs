@@ -9,7 +9,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
@@ -19,16 +19,18 @@ use crate::source::files::xattr::{DEFAULT_ACL, Place};
 
 /// Directories kept open.
 const RECENT: usize = 64;
-/// A path given to the system in one piece is at most this long, well below `PATH_MAX`.
+/// A path given to the system in one piece is at most this long, well below `PATH_MAX`…
 const PIECE: usize = 2048;
+/// …and has at most so many components. The directory at its end stays open too, so that the way from a deep
+/// directory to its parent, and on, does not begin at the root each time.
+const PIECE_COMPONENTS: usize = 32;
 
 /// An open directory.
 #[derive(Debug)]
 pub struct Directory {
     /// Good for looking up names, not for reading.
     pub fd: OwnedFd,
-    /// True when what is made in it inherits an access list.
-    pub default_acl: bool,
+    default_acl: OnceLock<bool>,
 }
 
 /// The target's root and what lies beneath.
@@ -70,19 +72,23 @@ impl Beneath {
             return Ok(start);
         }
         let mut rest = path[known..].strip_prefix(b"/").unwrap_or(&path[known..]);
-        let mut at: Option<OwnedFd> = None;
+        let mut at = start;
         while !rest.is_empty() {
             let (piece, behind) = cut(rest);
-            at = Some(self.step(at.as_ref().unwrap_or(&start.fd), piece)?);
+            at = Arc::new(Directory::new(self.step(&at.fd, piece)?));
+            let end = path.len() - behind.len();
+            self.keep(path[..end].strip_suffix(b"/").unwrap_or(&path[..end]), &at);
             rest = behind;
         }
-        let found = Arc::new(Directory::new(at.ok_or(Errno::NOENT)?));
+        Ok(at)
+    }
+
+    fn keep(&self, path: &[u8], directory: &Arc<Directory>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= RECENT {
             recent.remove(0);
         }
-        recent.push((path.to_vec(), Arc::clone(&found)));
-        Ok(found)
+        recent.push((path.to_vec(), Arc::clone(directory)));
     }
 
     /// Opens the directory at this path and makes those on the way that are missing.
@@ -157,8 +163,12 @@ impl Beneath {
 
 impl Directory {
     fn new(fd: OwnedFd) -> Self {
-        let default_acl = Place::Open(fd.as_fd()).has(DEFAULT_ACL);
-        Directory { fd, default_acl }
+        Directory { fd, default_acl: OnceLock::new() }
+    }
+
+    /// Whether what is made in it inherits an access list.
+    pub fn has_default_acl(&self) -> bool {
+        *self.default_acl.get_or_init(|| Place::Open(self.fd.as_fd()).has(DEFAULT_ACL))
     }
 }
 
@@ -170,12 +180,10 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Cuts whole components off the front, as many as fit in a piece, and at least one.
+/// Cuts whole components off the front, as many as make a piece, and at least one.
 fn cut(path: &[u8]) -> (&[u8], &[u8]) {
-    if path.len() <= PIECE {
-        return (path, &[]);
-    }
-    let slash = |byte: &u8| *byte == b'/';
-    let end = path[..PIECE].iter().rposition(slash).or_else(|| path.iter().position(slash));
-    end.map_or((path, &[]), |end| (&path[..end], &path[end + 1..]))
+    let slashes = || path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
+    let fitting = slashes().take(PIECE_COMPONENTS).take_while(|end| *end <= PIECE).last();
+    let end = fitting.or_else(|| slashes().next()).unwrap_or(path.len());
+    (&path[..end], path.get(end + 1..).unwrap_or_default())
 }

@@ -22,7 +22,7 @@ use crate::source::files::xattr::Place;
 ///
 /// It takes the content of the entry: of a sparse file that is its extents' bytes, one after another, which go where
 /// the extents say. Bytes may come in any order and from several threads ([`FileWriter::write_at`]), each once; or in
-/// order by [`Write`]. Zeros are written as they are.
+/// order by [`Write`], whose errors hold a [`TargetError`]. Zeros are written as they are.
 #[derive(Debug)]
 pub struct FileWriter<'a> {
     target: &'a Target,
@@ -147,7 +147,7 @@ impl FileWriter<'_> {
             ftruncate(fd, self.size).map_err(|error| refused("set the length of", error))?;
         }
         let now = fstat(fd).map_err(|error| refused("read the status of", error))?;
-        let surplus = if self.parent.default_acl { Surplus::Remove } else { Surplus::Ignore };
+        let surplus = if self.parent.has_default_acl() { Surplus::Remove } else { Surplus::Ignore };
         let complaints = target.apply(Place::Open(fd.as_fd()), entry, &now, surplus);
         if target.options.sync {
             fsync(fd).map_err(|error| refused("write out", error))?;
