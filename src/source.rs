@@ -1,4 +1,9 @@
-//! L2': where data comes from and goes back to. Each source owns its backup and its restore; none knows the repository.
+//! L2': where data comes from and goes back to. Each source owns its backup and its restore.
+//!
+//! * [`files`]: file trees of this machine, walked in the order of the tree format and written back beneath a target.
+//! * [`command`]: the standard output of a program.
+//!
+//! Nothing here knows of repositories: the layer above pipes one into the other.
 
 pub mod command;
 pub mod error;

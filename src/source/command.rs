@@ -1,107 +1,149 @@
-//! The output of a program as a source. Its bytes count only if it exits 0; a program that fails, is killed, or is
-//! given up leaves nothing behind: it runs in its own process group, which is ended with it.
+//! The standard output of a program as a source.
+//!
+//! Invariant: [`CommandStream::finish`] is `Ok` only if the program exited with status 0, so its caller publishes
+//! nothing of a program that failed or was killed: the end of the output alone says nothing. The program is started
+//! from its arguments, never by a shell, in a process group of its own; if the stream is dropped before its end, the
+//! whole group is killed and the program reaped, so nothing goes on working for a backup that was given up.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread::JoinHandle;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::source::error::SourceError;
+use crate::source::SourceError;
 
-/// Bytes of standard error kept.
-const TAIL: usize = 4096;
-/// A longer line of standard error is cut.
-const LINE: u64 = 64 << 10;
+/// How much of the end of standard error is kept.
+const TAIL: usize = 4 << 10;
+/// A line of standard error longer than this is forwarded in pieces.
+const LINE: u64 = 4 << 10;
+/// How long to wait for the rest of standard error once the program has ended: it may have left a daemon behind that
+/// holds it open for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A running program.
+/// A running program, read through [`Read`].
 pub struct CommandStream {
     program: String,
-    child: Option<Child>,
-    output: ChildStdout,
-    errors: Option<JoinHandle<String>>,
+    child: Child,
+    /// `None` once it is not read any more.
+    stdout: Option<ChildStdout>,
+    tail: Arc<Mutex<Vec<u8>>>,
+    stderr_ended: Receiver<()>,
+    reaped: bool,
 }
 
 impl CommandStream {
-    /// Starts a program: `argv[0]` with the rest as its arguments, no shell between. Each line of its standard error
-    /// goes to `on_line`.
-    pub fn spawn(argv: &[OsString], on_line: impl Fn(&str) + Send + 'static) -> Result<Self, SourceError> {
-        let program = argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let failed = |source| SourceError::Start { program: program.clone(), source };
-        let mut command = Command::new(argv.first().map_or_else(OsString::new, Clone::clone));
-        command.args(argv.iter().skip(1));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().map_err(failed)?;
-        let missing = || failed(io::Error::other("it has no output"));
-        let output = child.stdout.take().ok_or_else(missing)?;
-        let errors = child.stderr.take().ok_or_else(missing)?;
-        let errors = std::thread::spawn(move || keep_tail(errors, &on_line));
-        Ok(CommandStream { program, child: Some(child), output, errors: Some(errors) })
+    /// Starts a program, without standard input. `on_line` is given each line of its standard error, as it comes, on
+    /// another thread.
+    pub fn spawn(argv: &[OsString], on_line: impl FnMut(&str) + Send + 'static) -> Result<Self, SourceError> {
+        let named = |name: &OsString| name.to_string_lossy().into_owned();
+        let program = argv.first().map(named).unwrap_or_default();
+        let failed = |source| SourceError::Spawn { program: program.clone(), source };
+        let Some((first, arguments)) = argv.split_first() else {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "no program was given")));
+        };
+        let mut child = Command::new(first)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed(io::Error::other("it has no output")));
+        };
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        let (ended, stderr_ended) = channel();
+        let kept = Arc::clone(&tail);
+        let mut stream = CommandStream { program, child, stdout: Some(stdout), tail, stderr_ended, reaped: false };
+        let listener = thread::Builder::new().name("command-stderr".to_owned()).spawn(move || {
+            listen(stderr, &kept, on_line);
+            let _ = ended.send(());
+        });
+        match listener {
+            Ok(_) => Ok(stream),
+            Err(source) => {
+                stream.kill();
+                Err(SourceError::Spawn { program: stream.program.clone(), source })
+            }
+        }
     }
 
-    /// Waits for the program's end, which must be a success.
+    /// Waits for the program to end. To be called at the end of its output: a program that still writes gets `SIGPIPE`.
     pub fn finish(mut self) -> Result<(), SourceError> {
-        let program = self.program.clone();
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        let status = child.wait().map_err(|source| SourceError::Start { program: program.clone(), source })?;
+        let status = self.wait()?;
+        let _ = self.stderr_ended.recv_timeout(PATIENCE);
         if status.success() {
             return Ok(());
         }
-        // What it started may hold its standard error open; it goes with it.
-        end_group(&child);
-        let tail = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        let status = match (status.code(), status.signal()) {
-            (Some(code), _) => format!("failed with exit status {code}"),
-            (None, Some(signal)) => format!("was killed by signal {signal}"),
-            (None, None) => "failed".to_owned(),
-        };
-        Err(SourceError::Failed { program, status, tail })
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let stderr = String::from_utf8_lossy(&tail).into_owned();
+        Err(SourceError::Command { program: self.program.clone(), status: told(status), stderr })
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus, SourceError> {
+        // Closing our end first: a program that is not read to its end must not block for ever.
+        self.stdout = None;
+        let lost = |source| SourceError::Unreadable { action: "wait for", path: self.program.clone(), source };
+        let status = self.child.wait().map_err(lost)?;
+        self.reaped = true;
+        Ok(status)
+    }
+
+    fn kill(&mut self) {
+        if !self.reaped {
+            if let Ok(id) = i32::try_from(self.child.id())
+                && let Some(group) = Pid::from_raw(id)
+            {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            self.reaped = true;
+        }
     }
 }
 
 impl Read for CommandStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.output.read(buffer)
+        self.stdout.as_mut().map_or(Ok(0), |stdout| stdout.read(buffer))
     }
 }
 
 impl Drop for CommandStream {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            end_group(&child);
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
     }
 }
 
-fn end_group(child: &Child) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
+fn told(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".to_owned(),
     }
 }
 
-fn keep_tail(errors: impl Read, on_line: &dyn Fn(&str)) -> String {
-    let mut reader = BufReader::new(errors);
-    let mut tail: VecDeque<String> = VecDeque::new();
-    let mut bytes = 0;
+fn listen(stderr: ChildStderr, tail: &Mutex<Vec<u8>>, mut on_line: impl FnMut(&str)) {
+    let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
         line.clear();
-        match reader.by_ref().take(LINE).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
+        match stderr.by_ref().take(LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.extend_from_slice(&line);
+                let surplus = tail.len().saturating_sub(TAIL);
+                tail.drain(..surplus);
+            }
         }
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        on_line(&text);
-        bytes += text.len();
-        tail.push_back(text);
-        while bytes > TAIL && tail.len() > 1 {
-            bytes -= tail.pop_front().map_or(0, |line| line.len());
-        }
+        on_line(String::from_utf8_lossy(&line).trim_end_matches('\n'));
     }
-    Vec::from(tail).join("\n")
 }

@@ -1,118 +1,189 @@
-//! What can go wrong in a source or a target. Paths are kept as bytes and shown escaped.
+//! What can go wrong while reading sources ([`SourceError`]) and while writing to a target ([`TargetError`]).
+//!
+//! A [`SourceError`] concerns one file or program and a [`TargetError`] one entry: both name it, and neither repeats
+//! the system's error that it carries as its source.
 
 use std::io;
+
+use rustix::io::Errno;
 
 use crate::format::FormatError;
 use crate::format::codec::escape;
 
-/// A failure to read a source. One entry's failure does not end the others' reading.
+/// A source that could not be read, or not read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Something is there and cannot be read.
-    #[error("cannot {action} /{}", escape(path))]
+    /// The system refused.
+    #[error("cannot {action} {path}")]
     Unreadable {
         /// The verb.
         action: &'static str,
-        /// The path, relative to the root directory.
-        path: Vec<u8>,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// It was listed and is no longer there.
-    #[error("/{} vanished while it was read", escape(path))]
-    Vanished {
-        /// The path.
-        path: Vec<u8>,
-    },
-    /// It changed while it was read, so what was stored may be mixed.
-    #[error("/{} changed while it was read: what was stored may be a mixture", escape(path))]
-    Changed {
-        /// The path.
-        path: Vec<u8>,
-    },
-    /// It has something that a tree cannot hold.
-    #[error("/{} cannot be stored", escape(path))]
-    Unfit {
-        /// The path.
-        path: Vec<u8>,
-        /// Why.
-        source: FormatError,
-    },
-    /// A root given does not exist.
-    #[error("{path}: no such file or directory, or it cannot be reached")]
-    Root {
-        /// The path given.
+        /// The file, for people.
         path: String,
         /// The system's error.
         source: io::Error,
     },
-    /// A pattern is malformed.
-    #[error("the pattern {pattern:?} is malformed: {why}")]
+    /// It was there when its directory was listed, and then it was not.
+    #[error("{path} vanished before it could be read")]
+    Vanished {
+        /// The file, for people.
+        path: String,
+    },
+    /// Something else took its place, or it was moved away, while it was being read.
+    #[error("{path} changed while it was being read: {what}; run the backup again")]
+    Changed {
+        /// The file, for people.
+        path: String,
+        /// What was noticed.
+        what: &'static str,
+    },
+    /// The tree format has no room for it.
+    #[error("{path} cannot be recorded: {what} is {found}, and the format allows {limit}")]
+    Unrecordable {
+        /// The file, for people.
+        path: String,
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        found: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// A path that was asked for cannot be made absolute.
+    #[error("cannot make the path {path} absolute")]
+    Root {
+        /// The path, for people.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A glob that cannot be used.
+    #[error("invalid pattern {pattern:?}: {why}")]
     Pattern {
-        /// The pattern given.
+        /// The pattern, for people.
         pattern: String,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
-    /// A program could not be started.
-    #[error("cannot start {program}: check that it is installed and executable")]
-    Start {
+    /// The program did not start.
+    #[error("cannot start {program:?}: check its name, PATH and permissions")]
+    Spawn {
         /// The program.
         program: String,
         /// The system's error.
         source: io::Error,
     },
-    /// A program failed.
-    #[error("{program} {status}, so its output was not stored{}", tail_text(tail))]
-    Failed {
+    /// The program did not end well, so its output may be incomplete.
+    #[error("{program:?} ended with {status}, so its output is not trusted{}", told(stderr))]
+    Command {
         /// The program.
         program: String,
-        /// How it ended, in words.
+        /// Its exit status or signal.
         status: String,
-        /// The last lines of its standard error.
-        tail: String,
+        /// The end of its standard error.
+        stderr: String,
     },
 }
 
-fn tail_text(tail: &str) -> String {
-    if tail.is_empty() { String::new() } else { format!("; it said: {tail}") }
+impl SourceError {
+    /// The error for a file, by what the system said.
+    pub(super) fn system(action: &'static str, path: &[u8], error: Errno) -> Self {
+        let path = shown(path);
+        match error {
+            Errno::NOENT => SourceError::Vanished { path },
+            error => SourceError::Unreadable { action, path, source: error.into() },
+        }
+    }
 }
 
-/// A failure to write to a target directory.
+/// A source's path for people: absolute and printable.
+pub(super) fn shown(path: &[u8]) -> String {
+    format!("/{}", escape(path))
+}
+
+fn told(stderr: &str) -> String {
+    match stderr.trim_end() {
+        "" => "; it wrote nothing to standard error".to_owned(),
+        text => format!("; the end of its standard error:\n{text}"),
+    }
+}
+
+/// An entry that could not be written to a target, or not with everything that belongs to it.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// The system refused.
-    #[error("cannot {action} {} in the target", escape(path))]
+    /// The repository gave a path that could lead out of the target.
+    #[error("refused the path {path:?} from the repository: it could lead out of the target")]
+    HostilePath {
+        /// The path, for people.
+        path: String,
+        /// Why it is refused.
+        source: FormatError,
+    },
+    /// The entry would have to be written through a symbolic link, or through something that is no directory.
+    #[error("cannot write {path}: one of its parents is a symbolic link or no directory; move that away and run again")]
+    ParentInTheWay {
+        /// The entry, for people.
+        path: String,
+    },
+    /// A directory with something in it is where a file should go.
+    #[error("cannot write {path}: a directory that is not empty is in its place; move it away and run again")]
+    DirectoryInTheWay {
+        /// The entry, for people.
+        path: String,
+    },
+    /// Something is there already and must not be replaced.
+    #[error("{path} exists and is left as it is")]
+    Exists {
+        /// The entry, for people.
+        path: String,
+    },
+    /// Nothing that can be made: a socket, or an entry whose content was never read.
+    #[error("{path} is not restored: {what}")]
+    Skipped {
+        /// The entry, for people.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file was given fewer or more bytes than its entry says.
+    #[error("{path} got {written} bytes of content instead of {expected}; nothing was put in its place")]
+    Incomplete {
+        /// The entry, for people.
+        path: String,
+        /// Bytes written.
+        written: u64,
+        /// Bytes announced.
+        expected: u64,
+    },
+    /// The entry is in place, without this.
+    #[error("{path} is restored, but it was not possible to {action}")]
+    Metadata {
+        /// What was to be done.
+        action: String,
+        /// The entry, for people.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The system refused; the entry is not in place.
+    #[error("cannot {action} {path}")]
     Io {
         /// The verb.
         action: &'static str,
-        /// The path beneath the target.
-        path: Vec<u8>,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The target directory itself cannot be used.
-    #[error("cannot use {path} as target directory")]
-    Directory {
-        /// The directory.
+        /// The entry, for people.
         path: String,
         /// The system's error.
         source: io::Error,
     },
-    /// Something else is in the way.
-    #[error("{} is in the way: {found} where {wanted} belongs", escape(path))]
-    Conflict {
-        /// The path beneath the target.
-        path: Vec<u8>,
-        /// What is there.
-        found: &'static str,
-        /// What should be.
-        wanted: &'static str,
-    },
-    /// The repository names a path that no honest backup has.
-    #[error("a path in the snapshot is unsafe and was not restored")]
-    Unsafe {
-        /// What is wrong.
-        source: FormatError,
-    },
+}
+
+impl TargetError {
+    /// True when every further write would fail too (the target is full or read-only): a restore should stop.
+    pub fn is_final(&self) -> bool {
+        let errors = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS];
+        match self {
+            TargetError::Io { source, .. } => Errno::from_io_error(source).is_some_and(|e| errors.contains(&e)),
+            _ => false,
+        }
+    }
 }

@@ -1,11 +1,23 @@
-//! File trees: walking and reading them, and writing them back.
+//! File trees: read by [`Walk`], written by [`Target`].
 //!
-//! Everything below a root is done relative to open directories, never by a whole path: so paths longer than PATH_MAX
-//! work, and a symbolic link that somebody puts into the way leads nowhere.
+//! Invariants:
+//! * Below a root, and below a target, no path is ever given to the system: each name is looked up in the open
+//!   directory that holds it, without following symbolic links. So a path may be longer than `PATH_MAX`, and whoever
+//!   renames directories or puts symbolic links in the way while we work cannot lead us out of the tree.
+//! * Few directories are open at a time, however deep the tree is ([`descent`]), and the names of one directory a
+//!   level are in memory, never the tree.
+//! * A fifo or device is never opened.
 
-pub mod link;
-pub mod metadata;
+mod descent;
+mod metadata;
 pub mod patterns;
-pub mod read;
+mod plan;
+pub mod reader;
 pub mod target;
 pub mod walk;
+mod xattr;
+
+pub use patterns::Patterns;
+pub use reader::{FileReader, FileState};
+pub use target::{FileWriter, Outcome, Overwrite, OwnerPolicy, Removal, Removed, State, Target, TargetOptions};
+pub use walk::{Found, Missed, Walk, WalkOptions};

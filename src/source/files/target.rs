@@ -1,489 +1,408 @@
-//! Writing a tree into a directory, against a hostile repository and a hostile file system.
+//! Writes a tree beneath a directory, from entries that are not trusted.
 //!
-//! Invariants: every name is reached from the target's open directory beneath it and never through a symbolic link
-//! (`openat2` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS); a file gets its final name only when its content is complete,
-//! so a killed restore leaves no half-written file under it; a set-id bit is set only after the owner.
+//! Every path is checked and its parent opened by [`beneath`], so nothing is written outside of the target and no
+//! symbolic link is followed, whatever the repository says, was in the target before, or appears in it meanwhile. A
+//! hard link's first name is found in the same way. New directories belong to us alone until
+//! [`Target::finish_directory`], so nobody else can interfere in them.
 //!
-//! The temporary name is derived from the final one, so what a killed restore leaves is used again by the next.
+//! Order of calls: [`Target::directory`] before what is in it (missing ones are made, open to their owner by the
+//! umask); files and links in any order and from several threads, a first name before its hard links; at the end
+//! [`Target::finish_directory`], a directory after those in it, because whatever is made in it changes its time, and
+//! its mode may shut us out.
+//!
+//! An entry that fails concerns nobody else: the caller notes the error and goes on, unless [`TargetError::is_final`].
 
-use std::fs::File;
+mod attributes;
+mod beneath;
+mod remove;
+mod writer;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, fchmod,
-    fchown, fstat, ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, renameat, renameat_with,
-    statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, linkat, makedev, mkdirat,
+    mknodat, openat, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
-use crate::format::tree::{Entry, Extent, FileTime, Node, Owner, validate_path};
-use crate::source::error::TargetError;
-use crate::source::files::metadata::{self, Ids};
+pub use remove::{Removal, Removed};
+pub use writer::FileWriter;
 
-/// Part of a path that one system call may resolve, well below PATH_MAX.
-const STRIDE: usize = 2048;
-/// Parent directories kept open.
-const PARENTS: usize = 16;
+use self::attributes::{Surplus, change_mode};
+use self::beneath::{Beneath, Directory, split};
+use super::descent::{identity, open_directory};
+use super::metadata::{kind, modified, node};
+use super::xattr::Place;
+use crate::format::codec::escape;
+use crate::format::tree::{Entry, Node, validate_path};
+use crate::source::TargetError;
 
-/// What happens to what is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Temporary names begin so; 16 hex digits of the run and 16 of the file follow.
+const TEMPORARY: &str = ".cairn-";
+
+/// What to do with what is in the target already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overwrite {
-    /// It stays.
+    /// Nothing is ever replaced.
     Never,
-    /// It stays if type, size and modification time are those of the snapshot, else it is replaced.
+    /// What differs is replaced. Who calls asks [`Target::existing`]; here it is as `Always`.
+    #[default]
     Changed,
-    /// It is replaced.
+    /// Everything is replaced.
     Always,
 }
 
-/// What became of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
-    /// Nothing is there, or what is there is to be replaced.
-    Write,
-    /// What is there equals the entry.
-    Same,
-    /// Something else is there and stays.
-    Keep,
+/// Whether owners are restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnerPolicy {
+    /// Only by root.
+    #[default]
+    Auto,
+    /// Always tried; without the privilege each entry gives a complaint.
+    Always,
+    /// Never: all belongs to whoever restores.
+    Never,
 }
 
-/// A directory to restore into. Shared by threads.
+/// How to restore.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TargetOptions {
+    /// What may be replaced. A directory that is not empty never is.
+    pub overwrite: Overwrite,
+    /// Whose the entries are to be.
+    pub owner: OwnerPolicy,
+    /// Write each file out to storage before it is put in its place.
+    pub sync: bool,
+    /// Opens beneath the target component by component, as on systems without `openat2`.
+    pub without_openat2: bool,
+}
+
+/// How an entry compares with what is in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is there.
+    Absent,
+    /// The same type and, for a file, size and time: an earlier restore finished it. A link's target or a device's
+    /// numbers are the same.
+    Finished,
+    /// Something else is there.
+    Different,
+}
+
+/// `Ok`: the entry is in place, without the metadata that the errors name. `Err`: it is not in place.
+pub type Outcome = Result<Vec<TargetError>, TargetError>;
+
+/// A directory that entries are restored to. Used from several threads.
+#[derive(Debug)]
 pub struct Target {
-    root: OwnedFd,
-    overwrite: Overwrite,
-    owners: bool,
-    ids: Ids,
-    parents: Mutex<Vec<(Vec<u8>, Arc<OwnedFd>)>>,
-}
-
-fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> TargetError {
-    let path = path.to_vec();
-    move |error| TargetError::Io { action, path, source: error.into() }
-}
-
-/// The directory and the last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
-
-fn temporary(name: &[u8]) -> Vec<u8> {
-    format!(".cairn-restore-{}", &blake3::hash(name).to_hex()[..16]).into_bytes()
+    beneath: Beneath,
+    options: TargetOptions,
+    name: String,
+    is_root: bool,
+    /// User and group that new files get, unless their directory has a set-group-id bit.
+    identity: (u32, u32),
+    /// True while we hold the lock that lets us take temporary files for debris.
+    exclusive: bool,
+    prefix: String,
+    counter: AtomicU64,
 }
 
 impl Target {
-    /// Opens a directory, making it if it is not there.
-    pub fn open(path: &Path, overwrite: Overwrite) -> Result<Self, TargetError> {
-        let failed = |source| TargetError::Directory { path: path.display().to_string(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
+    /// Opens a directory, which is made, for its owner only, if it is not there.
+    pub fn open(dir: &Path, options: TargetOptions) -> Result<Self, TargetError> {
+        let failed = |action| {
+            let path = escape(dir.as_os_str().as_bytes());
+            move |source| TargetError::Io { action, path, source }
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed("make the target directory"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let owners = rustix::process::geteuid().is_root();
-        Ok(Target { root, overwrite, owners, ids: Ids::default(), parents: Mutex::default() })
+        let root = openat(CWD, dir, flags, Mode::empty())
+            .map_err(|error| failed("open the target directory")(error.into()))?;
+        let exclusive = flock(&root, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let run = getrandom::u64().map_err(|error| failed("get random bytes for")(std::io::Error::other(error)))?;
+        let beneath = Beneath::new(root);
+        if options.without_openat2 {
+            beneath.without_openat2();
+        }
+        Ok(Target {
+            beneath,
+            options,
+            name: escape(dir.as_os_str().as_bytes()).trim_end_matches('/').to_owned(),
+            is_root: geteuid().is_root(),
+            identity: (geteuid().as_raw(), getegid().as_raw()),
+            exclusive,
+            prefix: format!("{TEMPORARY}{run:016x}"),
+            counter: AtomicU64::new(0),
+        })
     }
 
-    fn directory_of(&self, path: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), TargetError> {
-        validate_path(path).map_err(|source| TargetError::Unsafe { source })?;
-        let (parent, name) = split(path);
-        if path.is_empty() {
-            return Ok((Arc::new(self.reopen_root()?), b".".to_vec()));
-        }
-        Ok((self.open_beneath(parent)?, name.to_vec()))
+    /// Opens a directory if it is there, for a dry run.
+    pub fn open_existing(dir: &Path, options: TargetOptions) -> Result<Option<Self>, TargetError> {
+        if dir.is_dir() { Self::open(dir, options).map(Some) } else { Ok(None) }
     }
 
-    fn reopen_root(&self) -> Result<OwnedFd, TargetError> {
-        self.root.try_clone().map_err(|source| TargetError::Io { action: "open", path: Vec::new(), source })
-    }
-
-    /// Opens a directory of the target by its path.
-    fn open_beneath(&self, path: &[u8]) -> Result<Arc<OwnedFd>, TargetError> {
-        let parents = || self.parents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, directory)) = parents().iter().find(|(known, _)| known == path) {
-            return Ok(directory.clone());
-        }
-        let mut directory = self.reopen_root()?;
-        let mut rest = path;
-        while !rest.is_empty() {
-            // As many whole components as fit into one call.
-            let end = if rest.len() <= STRIDE {
-                rest.len()
-            } else {
-                rest[..STRIDE].iter().rposition(|byte| *byte == b'/').unwrap_or(rest.len())
-            };
-            directory = open_step(&directory, &rest[..end]).map_err(failed("open the directory", path))?;
-            rest = rest.get(end + 1..).unwrap_or_default();
-        }
-        let directory = Arc::new(directory);
-        let mut parents = parents();
-        if parents.len() == PARENTS {
-            parents.remove(0);
-        }
-        parents.push((path.to_vec(), directory.clone()));
-        Ok(directory)
-    }
-
-    /// Decides about an entry that is not a directory.
-    pub fn existing(&self, entry: &Entry) -> Result<Existing, TargetError> {
-        let (directory, name) = match self.directory_of(&entry.path) {
-            // A parent that is not there yet (in a dry run) holds nothing.
-            Err(TargetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Existing::Write);
-            }
-            result => result?,
-        };
-        let stat = match statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(Existing::Write),
-            result => result.map_err(failed("stat", &entry.path))?,
-        };
-        if self.overwrite != Overwrite::Always && is_same(entry, &stat) {
-            return Ok(Existing::Same);
-        }
-        if self.overwrite == Overwrite::Never {
-            return Ok(Existing::Keep);
-        }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let (found, wanted) = ("a directory", word(&entry.node));
-            return Err(TargetError::Conflict { path: entry.path.clone(), found, wanted });
-        }
-        Ok(Existing::Write)
-    }
-
-    /// Makes a directory that others may not enter before it is finished.
+    /// Makes a directory, or takes the one that is there.
     pub fn directory(&self, entry: &Entry) -> Result<(), TargetError> {
         if entry.path.is_empty() {
+            self.remove_debris(self.beneath.root());
             return Ok(());
         }
-        let (directory, name) = self.directory_of(&entry.path)?;
-        let make = || mkdirat(&directory, name.as_slice(), Mode::RWXU);
+        let (parent, name) = self.locate(&entry.path)?;
+        let refused = |error| self.refused(&entry.path, "make the directory", error);
+        let make = || mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700));
         match make() {
+            Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
-            result => return result.map_err(failed("make the directory", &entry.path)),
+            Err(error) => return Err(refused(error)),
         }
-        let stat =
-            statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat", &entry.path))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let there = statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
+        if kind(&there) == FileType::Directory {
+            if !self.is_root && there.st_mode & 0o700 != 0o700 {
+                // An earlier restore finished it. If it is not ours, making things in it will tell.
+                let _ = change_mode(Place::Named(parent.fd.as_fd(), name), (there.st_mode & 0o7777) | 0o700);
+            }
+            if let Ok(directory) = self.beneath.directory(&entry.path) {
+                self.remove_debris(&directory);
+            }
             return Ok(());
         }
-        if self.overwrite == Overwrite::Never {
-            let (found, wanted) = ("something else", "a directory");
-            return Err(TargetError::Conflict { path: entry.path.clone(), found, wanted });
+        if self.options.overwrite == Overwrite::Never {
+            return Err(TargetError::Exists { path: self.shown(&entry.path) });
         }
-        unlinkat(&directory, name.as_slice(), AtFlags::empty()).map_err(failed("remove", &entry.path))?;
-        make().map_err(failed("make the directory", &entry.path))
+        unlinkat(&parent.fd, name, AtFlags::empty()).map_err(refused)?;
+        make().map_err(refused)
     }
 
-    /// Gives a directory its owner, mode, attributes and times, when nothing more is written into it.
-    pub fn finish_directory(&self, entry: &Entry) -> Result<(), TargetError> {
-        let directory =
-            if entry.path.is_empty() { Arc::new(self.reopen_root()?) } else { self.open_beneath(&entry.path)? };
-        self.set_metadata(&directory, entry)
-    }
-
-    /// Makes a symbolic link, fifo or device.
-    pub fn special(&self, entry: &Entry) -> Result<(), TargetError> {
-        let (directory, name) = self.directory_of(&entry.path)?;
-        let temporary = temporary(&name);
-        let _ = unlinkat(&directory, temporary.as_slice(), AtFlags::empty());
-        let node = |file_type, device| {
-            mknodat(&directory, temporary.as_slice(), file_type, Mode::from_raw_mode(entry.mode & 0o777), device)
-        };
-        let made = match &entry.node {
-            Node::Symlink { target } => symlinkat(target.as_slice(), &directory, temporary.as_slice()),
-            Node::Fifo => node(FileType::Fifo, 0),
-            Node::CharDevice { major, minor } => node(FileType::CharacterDevice, makedev(*major, *minor)),
-            Node::BlockDevice { major, minor } => node(FileType::BlockDevice, makedev(*major, *minor)),
-            _ => return Ok(()),
-        };
-        made.map_err(failed("make", &entry.path))?;
-        let result = self.set_link_metadata(&directory, &temporary, entry);
-        let result = result.and_then(|()| self.rename(&directory, &temporary, &name, &entry.path));
-        if result.is_err() {
-            let _ = unlinkat(&directory, temporary.as_slice(), AtFlags::empty());
-        }
-        result
-    }
-
-    fn set_link_metadata(&self, directory: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), TargetError> {
-        if self.owners {
-            let (uid, gid) = self.ids.of(&entry.owner);
-            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed("set the owner of", &entry.path))?;
-        }
-        if !matches!(entry.node, Node::Symlink { .. }) {
-            let path = metadata::proc_path(directory.as_fd(), name);
-            rustix::fs::chmod(path.as_slice(), Mode::from_raw_mode(entry.mode & 0o7777))
-                .map_err(failed("set the mode of", &entry.path))?;
-        }
-        let path = metadata::proc_path(directory.as_fd(), name);
-        for (key, value) in &entry.xattrs {
-            rustix::fs::lsetxattr(path.as_slice(), key.as_slice(), value, rustix::fs::XattrFlags::empty())
-                .map_err(failed("set an attribute of", &entry.path))?;
-        }
-        utimensat(directory, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed("set the time of", &entry.path))
-    }
-
-    /// Makes another name of a file that was restored before.
-    pub fn hard_link(&self, path: &[u8], first: &[u8]) -> Result<(), TargetError> {
-        let (from, from_name) = self.directory_of(first)?;
-        let (directory, name) = self.directory_of(path)?;
-        let temporary = temporary(&name);
-        let _ = unlinkat(&directory, temporary.as_slice(), AtFlags::empty());
-        linkat(&from, from_name.as_slice(), &directory, temporary.as_slice(), AtFlags::empty())
-            .map_err(failed("link", path))?;
-        let result = self.rename(&directory, &temporary, &name, path);
-        // Renaming one name of a file over another does nothing and leaves both.
-        let _ = unlinkat(&directory, temporary.as_slice(), AtFlags::empty());
-        result
-    }
-
-    /// Begins a regular file.
-    pub fn file<'t>(&'t self, entry: &'t Entry) -> Result<FileWriter<'t>, TargetError> {
-        let (directory, name) = self.directory_of(&entry.path)?;
-        let temporary = temporary(&name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || openat(&directory, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR);
-        let opened = match open() {
-            Err(Errno::EXIST) => {
-                unlinkat(&directory, temporary.as_slice(), AtFlags::empty()).map_err(failed("remove", &entry.path))?;
-                open()
-            }
-            result => result,
-        };
-        let file = File::from(opened.map_err(failed("create", &entry.path))?);
-        let whole = Extent { offset: 0, len: u64::MAX };
-        let extents = match &entry.node {
-            Node::File { extents: Some(extents), .. } => extents.clone(),
-            _ => vec![whole],
-        };
-        Ok(FileWriter { target: self, entry, directory, temporary, name, file, extents, at: (0, 0), finished: false })
-    }
-
-    fn rename(&self, directory: &OwnedFd, from: &[u8], to: &[u8], path: &[u8]) -> Result<(), TargetError> {
-        let renamed = if self.overwrite == Overwrite::Never {
-            match renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => renameat(directory, from, directory, to),
-                result => result,
-            }
+    /// Gives a directory its metadata; to be called when nothing will be made in it any more.
+    pub fn finish_directory(&self, entry: &Entry) -> Outcome {
+        let refused = |error| self.refused(&entry.path, "open the directory", error);
+        let fd = if entry.path.is_empty() {
+            open_directory(&self.beneath.root().fd, b".").map_err(refused)?
         } else {
-            renameat(directory, from, directory, to)
+            let (parent, name) = self.locate(&entry.path)?;
+            open_directory(&parent.fd, name).map_err(refused)?
         };
-        renamed.map_err(failed("give its name to", path))
+        let now = fstat(&fd).map_err(refused)?;
+        Ok(self.apply(Place::Open(fd.as_fd()), entry, &now, Surplus::Remove))
     }
 
-    fn set_metadata(&self, file: &impl AsFd, entry: &Entry) -> Result<(), TargetError> {
-        let stat = fstat(file).map_err(failed("stat", &entry.path))?;
-        self.set_owner(file, &entry.owner, &stat).map_err(failed("set the owner of", &entry.path))?;
-        if !entry.xattrs.is_empty() || FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            metadata::set_xattrs(file.as_fd(), &entry.xattrs).map_err(failed("set the attributes of", &entry.path))?;
-        }
-        fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777)).map_err(failed("set the mode of", &entry.path))?;
-        futimens(file, &times(entry.mtime)).map_err(failed("set the time of", &entry.path))
-    }
-
-    fn set_owner(&self, file: &impl AsFd, owner: &Owner, stat: &Stat) -> Result<(), Errno> {
-        if !self.owners {
-            return Ok(());
-        }
-        let (uid, gid) = self.ids.of(owner);
-        if (stat.st_uid, stat.st_gid) == (uid, gid) {
-            return Ok(());
-        }
-        fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-    }
-
-    /// The names in a directory of the target for which `keep` is false, removed with all below them unless
-    /// `dry_run`; each path goes to `removed`.
-    pub fn delete_extra(
-        &self,
-        path: &[u8],
-        keep: &dyn Fn(&[u8]) -> bool,
-        dry_run: bool,
-        removed: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), TargetError> {
-        let directory = match self.open_beneath(path) {
-            Err(TargetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            result => result?,
+    /// Makes a symbolic link, fifo or device. A socket, and what was never read, is [`TargetError::Skipped`].
+    pub fn special(&self, entry: &Entry) -> Outcome {
+        let private = Mode::from_raw_mode(0o600);
+        let device = |parent: &OwnedFd, name: &[u8], kind, major, minor| match (major, minor) {
+            // The kernel has 12 and 20 bits for them and would make another device of larger ones.
+            (0..=0xfff, 0..=0xf_ffff) => mknodat(parent, name, kind, private, makedev(major, minor)),
+            _ => Err(Errno::INVAL),
         };
-        for name in list(&directory).map_err(failed("list", path))? {
-            if keep(&name) {
-                continue;
-            }
-            let below = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
-            if !dry_run {
-                self.forget_parents(&below);
-                remove(&directory, &name).map_err(failed("remove", &below))?;
-            }
-            removed(&below);
+        let skipped = |what| Err(TargetError::Skipped { path: self.shown(&entry.path), what });
+        let make = |parent: &OwnedFd, name: &[u8]| match &entry.node {
+            Node::Symlink { target } => symlinkat(target.as_slice(), parent, name),
+            Node::Fifo => mknodat(parent, name, FileType::Fifo, private, 0),
+            Node::CharDevice { major, minor } => device(parent, name, FileType::CharacterDevice, *major, *minor),
+            Node::BlockDevice { major, minor } => device(parent, name, FileType::BlockDevice, *major, *minor),
+            _ => Err(Errno::INVAL),
+        };
+        match entry.node {
+            Node::Socket => return skipped("it is a socket, which only the program that listens on it can make"),
+            Node::Unread => return skipped("it could not be read when the backup was made"),
+            _ => {}
         }
-        Ok(())
-    }
-
-    fn forget_parents(&self, path: &[u8]) {
-        let mut parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
-        parents.retain(|(known, _)| !known.starts_with(path));
-    }
-
-    /// Opens a restored file for reading, for comparison.
-    pub fn read_back(&self, path: &[u8]) -> Result<File, TargetError> {
-        let (directory, name) = self.directory_of(path)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&directory, name.as_slice(), flags, Mode::empty()).map_err(failed("open", path))?;
-        Ok(File::from(file))
-    }
-}
-
-/// A regular file being restored; without [`FileWriter::finish`] nothing stays of it.
-pub struct FileWriter<'t> {
-    target: &'t Target,
-    entry: &'t Entry,
-    directory: Arc<OwnedFd>,
-    temporary: Vec<u8>,
-    name: Vec<u8>,
-    file: File,
-    extents: Vec<Extent>,
-    at: (usize, u64),
-    finished: bool,
-}
-
-impl FileWriter<'_> {
-    /// Writes the next bytes of the content, at their places.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), TargetError> {
-        while !bytes.is_empty() {
-            let (index, done) = self.at;
-            let Some(extent) = self.extents.get(index) else {
-                return Err(failed("write", &self.entry.path)(Errno::FBIG));
-            };
-            let len = bytes.len().min(usize::try_from(extent.len - done).unwrap_or(usize::MAX));
-            self.file.write_all_at(&bytes[..len], extent.offset + done).map_err(|source| TargetError::Io {
-                action: "write",
-                path: self.entry.path.clone(),
-                source,
-            })?;
-            self.at = if done + len as u64 == extent.len { (index + 1, 0) } else { (index, done + len as u64) };
-            bytes = &bytes[len..];
-        }
-        Ok(())
-    }
-
-    /// Gives the file its length, metadata and name.
-    pub fn finish(mut self) -> Result<(), TargetError> {
-        if let Node::File { size, extents: Some(_), .. } = &self.entry.node {
-            ftruncate(&self.file, *size).map_err(failed("set the length of", &self.entry.path))?;
-        }
-        self.target.set_metadata(&self.file, self.entry)?;
-        self.target.rename(&self.directory, &self.temporary, &self.name, &self.entry.path)?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for FileWriter<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = unlinkat(&self.directory, self.temporary.as_slice(), AtFlags::empty());
-        }
-    }
-}
-
-fn open_step(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(directory, path, flags, Mode::empty(), resolve) {
-        // Kernels before 5.6, or a filter: one component at a time is as safe.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            let mut opened = openat(directory, ".", flags, Mode::empty())?;
-            for name in path.split(|byte| *byte == b'/') {
-                opened = openat(&opened, name, flags, Mode::empty())?;
-            }
-            Ok(opened)
-        }
-        result => result,
-    }
-}
-
-fn list(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// Removes a name and all below it, without recursion: the depth is the file system's, not ours.
-fn remove(directory: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    loop {
-        match unlinkat(directory, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            result => return result,
-        }
-        match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-            result => return result,
-        }
-        // Descend to a directory without directories, empty it, and start again from the top.
-        let mut deepest = openat(directory, name, flags, Mode::empty())?;
-        loop {
-            let mut below = None;
-            for child in list(&deepest)? {
-                match unlinkat(&deepest, child.as_slice(), AtFlags::empty()) {
-                    Err(Errno::ISDIR | Errno::PERM) => match unlinkat(&deepest, child.as_slice(), AtFlags::REMOVEDIR) {
-                        Err(Errno::NOTEMPTY | Errno::EXIST) => below = Some(child),
-                        result => result?,
-                    },
-                    result => result?,
+        let (parent, name) = self.locate(&entry.path)?;
+        let refused = |error| self.refused(&entry.path, "make", error);
+        match make(&parent.fd, name) {
+            Ok(()) => self.apply_named(&parent, name, entry),
+            Err(Errno::EXIST) => {
+                let temporary = self.temporary();
+                make(&parent.fd, temporary.as_bytes()).map_err(refused)?;
+                let placed = self
+                    .apply_named(&parent, temporary.as_bytes(), entry)
+                    .and_then(|complaints| self.put(&parent, &temporary, &entry.path).map(|()| complaints));
+                if placed.is_err() {
+                    let _ = unlinkat(&parent.fd, temporary.as_str(), AtFlags::empty());
                 }
+                placed
             }
-            match below {
-                Some(child) => deepest = openat(&deepest, child.as_slice(), flags, Mode::empty())?,
-                None => break,
-            }
+            Err(error) => Err(refused(error)),
         }
     }
-}
 
-fn is_same(entry: &Entry, stat: &Stat) -> bool {
-    let file_type = FileType::from_raw_mode(stat.st_mode);
-    let same_type = match &entry.node {
-        Node::File { size, .. } => file_type == FileType::RegularFile && *size == stat.st_size.max(0) as u64,
-        Node::Symlink { target } => file_type == FileType::Symlink && target.len() as i64 == stat.st_size,
-        Node::Fifo => file_type == FileType::Fifo,
-        Node::CharDevice { major, minor } => {
-            file_type == FileType::CharacterDevice && makedev(*major, *minor) == stat.st_rdev
+    /// Makes a hard link to an entry that was restored before under `first`.
+    pub fn hard_link(&self, entry: &Entry, first: &[u8]) -> Result<(), TargetError> {
+        let (from, from_name) = self.locate_existing(first)?;
+        let (parent, name) = self.locate(&entry.path)?;
+        let refused = |error| self.refused(&entry.path, "make the hard link", error);
+        let status = |directory: &Directory, name: &[u8]| statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        match linkat(&from.fd, from_name, &parent.fd, name, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(refused(error)),
         }
-        Node::BlockDevice { major, minor } => {
-            file_type == FileType::BlockDevice && makedev(*major, *minor) == stat.st_rdev
+        // Renaming one name of a file over another does nothing, so that case is settled here.
+        if let (Ok(a), Ok(b)) = (status(&from, from_name), status(&parent, name))
+            && identity(&a) == identity(&b)
+        {
+            return Ok(());
         }
-        Node::Directory | Node::Socket | Node::Unread => false,
-    };
-    same_type && metadata::mtime(stat) == entry.mtime
-}
-
-fn word(node: &Node) -> &'static str {
-    match node {
-        Node::Directory => "a directory",
-        Node::File { .. } => "a file",
-        Node::Symlink { .. } => "a symbolic link",
-        Node::Fifo => "a fifo",
-        Node::CharDevice { .. } | Node::BlockDevice { .. } => "a device",
-        Node::Socket => "a socket",
-        Node::Unread => "something unread",
+        let temporary = self.temporary();
+        linkat(&from.fd, from_name, &parent.fd, temporary.as_str(), AtFlags::empty()).map_err(refused)?;
+        let placed = self.put(&parent, &temporary, &entry.path);
+        if placed.is_err() {
+            let _ = unlinkat(&parent.fd, temporary.as_str(), AtFlags::empty());
+        }
+        placed
     }
-}
 
-fn times(mtime: FileTime) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
+    /// Compares an entry with what is in its place.
+    pub fn existing(&self, entry: &Entry) -> Result<State, TargetError> {
+        if entry.path.is_empty() {
+            return Ok(if entry.node == Node::Directory { State::Finished } else { State::Different });
+        }
+        self.validate(&entry.path)?;
+        let (above, name) = split(&entry.path);
+        let refused = |error| self.refused(&entry.path, "look at", error);
+        let parent = match self.beneath.directory(above) {
+            Err(Errno::NOENT) => return Ok(State::Absent),
+            other => other.map_err(|error| self.unreachable(&entry.path, error))?,
+        };
+        let there = match statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(State::Absent),
+            other => other.map_err(refused)?,
+        };
+        let same = match &entry.node {
+            Node::Symlink { target } => {
+                kind(&there) == FileType::Symlink
+                    && readlinkat(&parent.fd, name, Vec::new()).is_ok_and(|found| found.as_bytes() == target)
+            }
+            Node::File { size, .. } => {
+                kind(&there) == FileType::RegularFile
+                    && u64::try_from(there.st_size) == Ok(*size)
+                    && modified(&there) == entry.mtime
+            }
+            Node::Unread => false,
+            other => node(&there) == *other,
+        };
+        Ok(if same { State::Finished } else { State::Different })
+    }
+
+    /// Gives what is in an entry's place its metadata, where that differs: for an entry that is
+    /// [`State::Finished`], whose content is not written again.
+    pub fn refresh(&self, entry: &Entry) -> Outcome {
+        if entry.node == Node::Directory {
+            return self.finish_directory(entry);
+        }
+        let (parent, name) = self.locate_existing(&entry.path)?;
+        let now = self.status(&parent, name, &entry.path)?;
+        Ok(self.apply(Place::Named(parent.fd.as_fd(), name), entry, &now, Surplus::Remove))
+    }
+
+    fn apply_named(&self, parent: &Directory, name: &[u8], entry: &Entry) -> Outcome {
+        let now = self.status(parent, name, &entry.path)?;
+        let surplus = if parent.has_default_acl() { Surplus::Remove } else { Surplus::Ignore };
+        Ok(self.apply(Place::Named(parent.fd.as_fd(), name), entry, &now, surplus))
+    }
+
+    fn status(&self, parent: &Directory, name: &[u8], path: &[u8]) -> Result<Stat, TargetError> {
+        statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| self.refused(path, "read the status of", error))
+    }
+
+    /// Renames a finished temporary file to its own name.
+    fn put(&self, parent: &Directory, temporary: &str, path: &[u8]) -> Result<(), TargetError> {
+        let (_, name) = split(path);
+        let refused = |error| match error {
+            Errno::EXIST if self.options.overwrite == Overwrite::Never => {
+                TargetError::Exists { path: self.shown(path) }
+            }
+            Errno::NOTEMPTY | Errno::EXIST => TargetError::DirectoryInTheWay { path: self.shown(path) },
+            error => self.refused(path, "put in its place", error),
+        };
+        let fd = &parent.fd;
+        if self.options.overwrite == Overwrite::Never {
+            let moved = match renameat_with(fd, temporary, fd, name, RenameFlags::NOREPLACE) {
+                // The file system cannot do it in one step.
+                Err(Errno::INVAL) => match statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => renameat(fd, temporary, fd, name),
+                    Ok(_) => Err(Errno::EXIST),
+                    Err(error) => Err(error),
+                },
+                other => other,
+            };
+            return moved.map_err(refused);
+        }
+        match renameat(fd, temporary, fd, name) {
+            Err(Errno::ISDIR) => {
+                self.beneath.forget(path);
+                unlinkat(fd, name, AtFlags::REMOVEDIR).map_err(refused)?;
+                renameat(fd, temporary, fd, name).map_err(refused)
+            }
+            other => other.map_err(refused),
+        }
+    }
+
+    fn temporary(&self) -> String {
+        format!("{}{:016x}", self.prefix, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn restores_owner(&self) -> bool {
+        match self.options.owner {
+            OwnerPolicy::Auto => self.is_root,
+            OwnerPolicy::Always => true,
+            OwnerPolicy::Never => false,
+        }
+    }
+
+    fn validate(&self, path: &[u8]) -> Result<(), TargetError> {
+        validate_path(path).map_err(|source| TargetError::HostilePath { path: escape(path), source })
+    }
+
+    /// The open parent of a path, made if it is missing, and the path's name in it.
+    fn locate<'p>(&self, path: &'p [u8]) -> Result<(Arc<Directory>, &'p [u8]), TargetError> {
+        self.parent(path, |above| self.beneath.directory_or_new(above))
+    }
+
+    /// As [`Target::locate`], but nothing is made.
+    fn locate_existing<'p>(&self, path: &'p [u8]) -> Result<(Arc<Directory>, &'p [u8]), TargetError> {
+        self.parent(path, |above| self.beneath.directory(above))
+    }
+
+    fn parent<'p>(
+        &self,
+        path: &'p [u8],
+        open: impl Fn(&[u8]) -> Result<Arc<Directory>, Errno>,
+    ) -> Result<(Arc<Directory>, &'p [u8]), TargetError> {
+        self.validate(path)?;
+        if path.is_empty() {
+            return Err(self.refused(path, "replace the target directory", Errno::ISDIR));
+        }
+        let (above, name) = split(path);
+        let parent = open(above).map_err(|error| self.unreachable(path, error))?;
+        Ok((parent, name))
+    }
+
+    /// The error for a parent that does not open.
+    fn unreachable(&self, path: &[u8], error: Errno) -> TargetError {
+        match error {
+            Errno::LOOP | Errno::NOTDIR | Errno::XDEV => TargetError::ParentInTheWay { path: self.shown(path) },
+            error => self.refused(path, "open the directory of", error),
+        }
+    }
+
+    fn refused(&self, path: &[u8], action: &'static str, error: Errno) -> TargetError {
+        TargetError::Io { action, path: self.shown(path), source: error.into() }
+    }
+
+    /// A path for people: with the target's.
+    fn shown(&self, path: &[u8]) -> String {
+        format!("{}/{}", self.name, escape(path))
+    }
 }

@@ -1,314 +1,279 @@
-//! Walking file trees in the order of a tree's records.
+//! Reads a file tree in the order of the tree format, one entry at a time.
 //!
-//! Memory: the sorted names of one directory for each level of the current path, and at most [`OPEN_LEVELS`] open
-//! directories; those further up are closed and opened again through `..`, which must lead to the directory known by
-//! device and inode. An entry that cannot be read is given as [`Node::Unread`] with its error, and never costs its
-//! siblings.
+//! The entries are the directories on the way to the roots, the roots, and all below them that is not excluded. What
+//! cannot be read is told as [`Missed`], with an entry to be recorded, and the walk goes on with the next name: it
+//! never drops a parent or a sibling. Nothing but directories is opened. An excluded directory is not opened either;
+//! the roots themselves and their parents are never excluded, because they were asked for by name.
+//!
+//! A directory is listed whole before its entry is given out, so an entry of type directory means that its names were
+//! read. Between the listing and the look at each name anything may happen: a name that is gone is
+//! [`SourceError::Vanished`], one that has become another kind of file is taken for what it is now.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use crate::format::tree::{Entry, MAX_TEXT, Node, validate_path};
-use crate::source::error::SourceError;
-use crate::source::files::metadata::{self, Names, XattrError};
-use crate::source::files::patterns::Patterns;
-use crate::source::files::read::FileReader;
+use super::descent::{Descent, Names, SEARCH, identity, open_directory};
+use super::metadata::{self, Owners};
+use super::patterns::Patterns;
+use super::plan::Plan;
+use super::reader::FileReader;
+use super::xattr::{Failure, Place};
+use crate::format::tree::{Entry, MAX_COMPONENT, MAX_PATH, MAX_TEXT, Node};
+use crate::source::SourceError;
+use crate::source::error::shown;
 
-/// Directories kept open, counted from the deepest.
-const OPEN_LEVELS: usize = 64;
-
-/// What is walked.
+/// What to walk.
+#[derive(Clone, Debug, Default)]
 pub struct WalkOptions {
-    /// The roots. Relative ones are taken from the current directory.
+    /// Files and directories; relative ones are taken from the working directory. A root inside another root, or
+    /// given twice, is walked once.
     pub roots: Vec<PathBuf>,
-    /// What is left out, with all that is in it.
-    pub exclude: Patterns,
+    /// What to leave out.
+    pub excludes: Patterns,
 }
 
-/// One step of a walk.
-pub enum Item {
-    /// Something found.
-    Found(Box<Found>),
-    /// Something that could not be read. The entry records it as [`Node::Unread`].
-    Failed(Box<Entry>, SourceError),
-}
-
-/// Something found, and how to learn more of it.
+/// An entry that could be read.
+///
+/// It keeps its directory open, so whoever collects many of them should keep an eye on open files.
+#[derive(Debug)]
 pub struct Found {
-    /// What `stat` tells. Attributes, a link's target and content come later.
+    /// All but the extended attributes ([`Found::complete`] reads them) and, for a file, the content: size is as in
+    /// the file's status, `extents` is `None` and `content` empty.
     pub entry: Entry,
-    directory: Arc<OwnedFd>,
-    name: Vec<u8>,
+    /// The parent; a directory itself when it is one.
+    handle: Arc<OwnedFd>,
+    device: u64,
 }
 
-/// The wanted part of the directories above the roots.
-#[derive(Default)]
-struct Wanted {
-    all: bool,
-    below: BTreeMap<Vec<u8>, Wanted>,
+/// Something that could not be read.
+#[derive(Debug)]
+pub struct Missed {
+    /// What is to be recorded, of type [`Node::Unread`]; `None` when the format cannot even hold its path.
+    pub entry: Option<Entry>,
+    /// Why.
+    pub error: SourceError,
 }
 
-struct Level {
-    /// Empty for levels that were closed to save descriptors.
-    directory: Option<Arc<OwnedFd>>,
-    identity: (u64, u64),
-    path_len: usize,
-    names: std::vec::IntoIter<(Vec<u8>, Option<Wanted>)>,
+impl Found {
+    /// Reads the extended attributes. After an error the entry has those that could be read.
+    ///
+    /// This is not done by the walk because an unchanged file needs none: a change of an attribute changes `ctime`.
+    pub fn complete(&mut self) -> Result<(), SourceError> {
+        let place = match self.entry.node {
+            Node::Directory => Place::Open(self.handle.as_fd()),
+            _ => Place::Named(self.handle.as_fd(), self.entry.name()),
+        };
+        let (xattrs, failure) = place.read();
+        self.entry.xattrs = xattrs;
+        let action = "read the extended attributes of";
+        match failure {
+            None => Ok(()),
+            Some(Failure::System(error)) => Err(SourceError::system(action, &self.entry.path, error)),
+            Some(Failure::TooMany { what, found, limit }) => {
+                Err(SourceError::Unrecordable { path: shown(&self.entry.path), what, found, limit })
+            }
+        }
+    }
+
+    /// Opens a regular file. The entry's status becomes that of the open file, which may have changed since the walk
+    /// came by; if another file has taken its place, that is an error.
+    pub fn open(&mut self) -> Result<FileReader, SourceError> {
+        let reader = FileReader::open(&self.handle, &self.entry, self.device)?;
+        reader.refresh(&mut self.entry);
+        Ok(reader)
+    }
+
+    /// This entry as one that could not be read.
+    pub fn into_unread(self) -> Entry {
+        Entry { node: Node::Unread, ..self.entry }
+    }
 }
 
-/// Walks roots in the order of [`crate::format::tree::compare_paths`].
-pub struct Walk {
-    exclude: Patterns,
+struct Siblings {
     names: Names,
-    path: Vec<u8>,
-    stack: Vec<Level>,
-    first: Option<(Arc<OwnedFd>, Wanted)>,
+    next: usize,
+    /// On the way to roots: which names, and what lies below. `None` at and below a root.
+    plan: Option<Plan>,
+}
+
+/// The walk: an iterator over all entries.
+pub struct Walk {
+    plan: Option<Plan>,
+    excludes: Patterns,
+    descent: Descent,
+    levels: Vec<Siblings>,
+    owners: Owners,
+    buffer: Vec<MaybeUninit<u8>>,
 }
 
 impl Walk {
-    /// Prepares a walk. Roots that do not exist are returned as errors beside it.
-    pub fn new(options: WalkOptions) -> Result<(Self, Vec<PathBuf>, Vec<SourceError>), SourceError> {
-        let mut wanted = Wanted::default();
-        let (mut roots, mut errors) = (Vec::new(), Vec::new());
-        for root in options.roots {
-            match resolve(&root) {
-                Ok(path) => {
-                    wanted.add(&path);
-                    roots.push(path);
+    /// Prepares a walk. Fails only when a root's path cannot be made absolute; one that is not there is missed later.
+    pub fn new(options: WalkOptions) -> Result<Self, SourceError> {
+        Ok(Walk {
+            plan: Some(Plan::new(&options.roots)?),
+            excludes: options.excludes,
+            descent: Descent::default(),
+            levels: Vec::new(),
+            owners: Owners::default(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// The root directory of the machine, which every walk begins with.
+    fn start(&mut self, plan: Plan) -> Result<Found, Box<Missed>> {
+        self.directory(CWD.as_fd(), b"/", (!plan.whole).then_some(plan))
+            .map_err(|error| missed(metadata::unread(Vec::new()), "open", error))
+    }
+
+    /// Opens and lists a directory, and goes down into it.
+    fn directory(
+        &mut self,
+        parent: std::os::fd::BorrowedFd<'_>,
+        name: &[u8],
+        plan: Option<Plan>,
+    ) -> Result<Found, Errno> {
+        let (handle, names) = match &plan {
+            Some(plan) => {
+                let mut names = Names::default();
+                for name in plan.below.keys() {
+                    names.push(name, FileType::Unknown);
                 }
-                Err(source) => errors.push(SourceError::Root { path: root.display().to_string(), source }),
+                (openat(parent, name, SEARCH, Mode::empty())?, names)
             }
-        }
-        roots.sort();
-        roots.dedup();
-        let top = open_directory(CWD, b"/").map_err(|error| SourceError::Unreadable {
-            action: "open",
-            path: Vec::new(),
-            source: error.into(),
-        })?;
-        let first = if roots.is_empty() { None } else { Some((Arc::new(top), wanted)) };
-        let walk =
-            Walk { exclude: options.exclude, names: Names::default(), path: Vec::new(), stack: Vec::new(), first };
-        Ok((walk, roots, errors))
-    }
-
-    fn start(&mut self, top: Arc<OwnedFd>, wanted: Wanted) -> Item {
-        let stat = match fstat(&top) {
-            Ok(stat) => stat,
-            Err(error) => return self.failed("stat", Vec::new(), error),
+            None => {
+                let handle = open_directory(parent, name)?;
+                let mut names = Names::read(&handle, &mut self.buffer)?;
+                names.sort();
+                (handle, names)
+            }
         };
-        let entry = metadata::entry(Vec::new(), &stat, &mut self.names);
-        let found = Found { entry, directory: top.clone(), name: b".".to_vec() };
-        match self.names_of(&top, wanted) {
-            Ok(names) => self.enter(top, &stat, names),
-            Err(error) => return self.failed("list", Vec::new(), error),
-        }
-        Item::Found(Box::new(found))
+        let stat = fstat(&handle)?;
+        let handle = Arc::new(handle);
+        self.descent.enter(name, Arc::clone(&handle), identity(&stat), plan.is_none());
+        self.levels.push(Siblings { names, next: 0, plan });
+        let entry = self.owners.entry(self.descent.path().to_vec(), &stat, Node::Directory);
+        Ok(Found { entry, handle, device: stat.st_dev })
     }
 
-    fn enter(&mut self, directory: Arc<OwnedFd>, stat: &Stat, names: Vec<(Vec<u8>, Option<Wanted>)>) {
-        if let Some(index) = self.stack.len().checked_sub(OPEN_LEVELS) {
-            self.stack[index].directory = None;
+    /// Looks at one name; `None` when it is excluded.
+    fn visit(&mut self, name: &[u8], listed: FileType, plan: Option<Plan>) -> Option<Result<Found, Box<Missed>>> {
+        let path = self.descent.path_of(name);
+        if let Err(missed) = recordable(&path, name) {
+            return Some(Err(missed));
         }
-        self.stack.push(Level {
-            directory: Some(directory),
-            identity: (stat.st_dev, stat.st_ino),
-            path_len: self.path.len(),
-            names: names.into_iter(),
-        });
-    }
-
-    fn names_of(&self, directory: &OwnedFd, wanted: Wanted) -> Result<Vec<(Vec<u8>, Option<Wanted>)>, Errno> {
-        if !wanted.all {
-            return Ok(wanted.below.into_iter().map(|(name, below)| (name, Some(below))).collect());
-        }
-        let mut names = Vec::new();
-        for entry in Dir::read_from(directory)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push((name.to_vec(), None));
+        let Some(parent) = self.descent.bottom().cloned() else {
+            let (path, what) = (shown(&path), "its directory was moved away");
+            let entry = metadata::unread(self.descent.path_of(name));
+            return Some(Err(Box::new(Missed { entry: Some(entry), error: SourceError::Changed { path, what } })));
+        };
+        let mut on_the_way = plan.as_ref().is_some_and(|plan| !plan.whole);
+        let by_name = plan.is_some();
+        let mut status: Option<Stat> = None;
+        let mut kind = if on_the_way { FileType::Directory } else { listed };
+        if kind == FileType::Unknown {
+            match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => kind = metadata::kind(status.insert(stat)),
+                Err(error) => return Some(Err(missed(metadata::unread(path), "read the status of", error))),
             }
         }
-        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(names)
-    }
-
-    /// Leaves the deepest directory; opens the one above again if it was closed.
-    fn leave(&mut self) -> Result<(), Errno> {
-        let Some(left) = self.stack.pop() else { return Ok(()) };
-        let Some(above) = self.stack.last_mut() else { return Ok(()) };
-        self.path.truncate(above.path_len);
-        if let (None, Some(directory)) = (&above.directory, &left.directory) {
-            let opened = open_directory(directory.as_fd(), b"..")?;
-            let stat = fstat(&opened)?;
-            if (stat.st_dev, stat.st_ino) != above.identity {
-                return Err(Errno::STALE);
-            }
-            above.directory = Some(Arc::new(opened));
+        if kind == FileType::Symlink && plan.as_ref().is_some_and(|plan| !plan.below.is_empty()) {
+            (on_the_way, kind) = (true, FileType::Directory);
         }
-        Ok(())
-    }
-
-    fn step(&mut self, directory: Arc<OwnedFd>, name: Vec<u8>, wanted: Option<Wanted>) -> Option<Item> {
-        let parent_len = self.path.len();
-        if parent_len > 0 {
-            self.path.push(b'/');
-        }
-        self.path.extend_from_slice(&name);
-        let depth = self.stack.len();
-        let item = self.visit(directory, name, wanted);
-        // A directory that was entered keeps its path; everything else gives it back.
-        if self.stack.len() == depth {
-            self.path.truncate(parent_len);
-        }
-        item
-    }
-
-    fn visit(&mut self, directory: Arc<OwnedFd>, name: Vec<u8>, wanted: Option<Wanted>) -> Option<Item> {
-        let path = self.path.clone();
-        if self.exclude.matches(&path) {
+        if !by_name && self.excludes.matches(&path, kind == FileType::Directory) {
             return None;
         }
-        if let Err(source) = validate_path(&path) {
-            let error = SourceError::Unfit { path: path.clone(), source };
-            return Some(Item::Failed(Box::new(unread(path)), error));
-        }
-        let stat = match statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(error) => return Some(self.failed("stat", path, error)),
-        };
-        let entry = metadata::entry(path.clone(), &stat, &mut self.names);
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let wanted = wanted.unwrap_or(Wanted { all: true, below: BTreeMap::new() });
-            let opened = open_directory(directory.as_fd(), &name).and_then(|opened| {
-                let names = self.names_of(&opened, wanted)?;
-                Ok((opened, names))
-            });
-            match opened {
-                Ok((opened, names)) => self.enter(Arc::new(opened), &stat, names),
-                Err(error) => return Some(self.failed("list", path, error)),
+        if kind == FileType::Directory {
+            match self.directory(parent.as_fd(), name, plan.filter(|_| on_the_way)) {
+                Ok(found) => return Some(Ok(found)),
+                // It was a directory when it was listed and is something else now.
+                Err(Errno::NOTDIR | Errno::LOOP) if !on_the_way => status = None,
+                Err(error) => {
+                    let entry = match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(stat) => self.owners.entry(path, &stat, Node::Unread),
+                        Err(_) => metadata::unread(path),
+                    };
+                    return Some(Err(missed(entry, "read the directory", error)));
+                }
             }
         }
-        Some(Item::Found(Box::new(Found { entry, directory, name })))
+        Some(self.leaf(parent, path, name, status))
     }
 
-    fn failed(&self, action: &'static str, path: Vec<u8>, error: Errno) -> Item {
-        Item::Failed(Box::new(unread(path.clone())), read_error(action, path, error))
+    /// Anything but a directory.
+    fn leaf(
+        &mut self,
+        parent: Arc<OwnedFd>,
+        path: Vec<u8>,
+        name: &[u8],
+        status: Option<Stat>,
+    ) -> Result<Found, Box<Missed>> {
+        let stat = match status.map_or_else(|| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW), Ok) {
+            Ok(stat) => stat,
+            Err(error) => return Err(missed(metadata::unread(path), "read the status of", error)),
+        };
+        let node = match metadata::kind(&stat) {
+            FileType::Symlink => match readlinkat(&parent, name, Vec::new()) {
+                Ok(target) if target.as_bytes().len() > MAX_TEXT => {
+                    let (found, limit) = (target.as_bytes().len(), MAX_TEXT);
+                    let what = "the length of its target";
+                    let error = SourceError::Unrecordable { path: shown(&path), what, found, limit };
+                    return Err(Box::new(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error }));
+                }
+                Ok(target) => Node::Symlink { target: target.into_bytes() },
+                Err(error) => return Err(missed(self.owners.entry(path, &stat, Node::Unread), "read", error)),
+            },
+            FileType::Directory | FileType::Unknown => {
+                let error = SourceError::Changed { path: shown(&path), what: "it became another kind of file" };
+                return Err(Box::new(Missed { entry: Some(self.owners.entry(path, &stat, Node::Unread)), error }));
+            }
+            _ => metadata::node(&stat),
+        };
+        Ok(Found { entry: self.owners.entry(path, &stat, node), handle: parent, device: stat.st_dev })
     }
 }
 
 impl Iterator for Walk {
-    type Item = Item;
+    type Item = Result<Found, Box<Missed>>;
 
-    fn next(&mut self) -> Option<Item> {
-        if let Some((top, wanted)) = self.first.take() {
-            return Some(self.start(top, wanted));
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(plan) = self.plan.take() {
+            return Some(self.start(plan));
         }
         loop {
-            let level = self.stack.last_mut()?;
-            let directory = level.directory.clone();
-            match (level.names.next(), directory) {
-                (Some((name, wanted)), Some(directory)) => {
-                    if let Some(item) = self.step(directory, name, wanted) {
-                        return Some(item);
-                    }
-                }
-                (Some((name, _)), None) => {
-                    let path = [&self.path[..], b"/", &name].concat();
-                    return Some(self.failed("reach", path, Errno::STALE));
-                }
-                // What cannot be reached again is reported name by name, above.
-                (None, _) => drop(self.leave()),
+            let siblings = self.levels.last_mut()?;
+            let Some((name, kind)) = siblings.names.get(siblings.next) else {
+                self.levels.pop();
+                self.descent.leave();
+                continue;
+            };
+            let name = name.to_vec();
+            siblings.next += 1;
+            let plan = siblings.plan.as_mut().and_then(|plan| plan.below.remove(&name));
+            if let Some(item) = self.visit(&name, kind, plan) {
+                return Some(item);
             }
         }
     }
 }
 
-impl Found {
-    /// Reads what `stat` does not tell: attributes, and a link's target.
-    pub fn complete(&mut self) -> Result<(), SourceError> {
-        let path = || self.entry.path.clone();
-        if let Node::Symlink { target } = &mut self.entry.node {
-            let read = rustix::fs::readlinkat(&self.directory, self.name.as_slice(), Vec::new());
-            let read = read.map_err(|error| read_error("read the link", self.entry.path.clone(), error))?;
-            *target = read.into_bytes();
-            if target.len() > MAX_TEXT {
-                let (found, limit) = (target.len() as u64, MAX_TEXT as u64);
-                let source = crate::format::FormatError::TooLarge { what: "symlink target", found, limit };
-                return Err(SourceError::Unfit { path: self.entry.path.clone(), source });
-            }
+fn missed(entry: Entry, action: &'static str, error: Errno) -> Box<Missed> {
+    Box::new(Missed { error: SourceError::system(action, &entry.path, error), entry: Some(entry) })
+}
+
+/// Refuses paths that the format cannot hold, of which nothing can be recorded.
+fn recordable(path: &[u8], name: &[u8]) -> Result<(), Box<Missed>> {
+    let limits =
+        [("the length of its name", name.len(), MAX_COMPONENT), ("the length of its path", path.len(), MAX_PATH)];
+    match limits.into_iter().find(|(_, found, limit)| found > limit) {
+        None => Ok(()),
+        Some((what, found, limit)) => {
+            let error = SourceError::Unrecordable { path: shown(path), what, found, limit };
+            Err(Box::new(Missed { entry: None, error }))
         }
-        match metadata::xattrs_at(self.directory.as_fd(), &self.name) {
-            Ok(xattrs) => self.entry.xattrs = xattrs,
-            Err(XattrError::Io(error)) => return Err(read_error("read the attributes of", path(), error)),
-            Err(XattrError::Unfit(source)) => return Err(SourceError::Unfit { path: path(), source }),
-        }
-        Ok(())
-    }
-
-    /// Opens a regular file for reading.
-    pub fn open(&self) -> Result<FileReader, SourceError> {
-        FileReader::open(self.directory.as_fd(), &self.name, &self.entry)
-    }
-}
-
-impl Wanted {
-    fn add(&mut self, path: &Path) {
-        let mut here = self;
-        for component in path.components() {
-            if let std::path::Component::Normal(name) = component {
-                here = here.below.entry(name.as_bytes().to_vec()).or_default();
-            }
-        }
-        here.all = true;
-    }
-}
-
-/// An absolute path without links above its last component.
-fn resolve(root: &Path) -> io::Result<PathBuf> {
-    let absolute = std::path::absolute(root)?;
-    let resolved = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => std::fs::canonicalize(parent)?.join(name),
-        _ => std::fs::canonicalize(&absolute)?,
-    };
-    std::fs::symlink_metadata(&resolved)?;
-    Ok(resolved)
-}
-
-fn open_directory(at: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(at, OsStr::from_bytes(name), flags, Mode::empty())
-}
-
-/// The error for something that was listed before.
-pub fn read_error(action: &'static str, path: Vec<u8>, error: Errno) -> SourceError {
-    match error {
-        Errno::NOENT => SourceError::Vanished { path },
-        error => SourceError::Unreadable { action, path, source: error.into() },
-    }
-}
-
-/// The record of something that could not be read.
-pub fn unread(path: Vec<u8>) -> Entry {
-    Entry {
-        path,
-        node: Node::Unread,
-        mode: 0,
-        owner: Default::default(),
-        mtime: Default::default(),
-        ctime: Default::default(),
-        inode: 0,
-        link_device: None,
-        unstable: false,
-        xattrs: Vec::new(),
     }
 }

@@ -1,0 +1,96 @@
+//! Programs as sources.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cairn::source::SourceError;
+use cairn::source::command::CommandStream;
+
+fn shell(script: &str) -> Vec<OsString> {
+    ["/bin/sh", "-c", script].map(OsString::from).to_vec()
+}
+
+fn run(script: &str) -> (Vec<u8>, Result<(), SourceError>) {
+    let mut stream = CommandStream::spawn(&shell(script), |_| {}).unwrap();
+    let mut output = Vec::new();
+    stream.read_to_end(&mut output).unwrap();
+    (output, stream.finish())
+}
+
+#[test]
+fn output_is_good_only_with_status_zero() {
+    let (output, result) = run("printf 'some\\0data'");
+    assert_eq!(output, b"some\0data");
+    result.unwrap();
+    let (output, result) = run("printf partial; echo 'no such table' >&2; exit 3");
+    assert_eq!(output, b"partial");
+    let error = result.unwrap_err().to_string();
+    for part in ["/bin/sh", "exit status 3", "no such table"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = run("kill -9 $$").1.unwrap_err().to_string();
+    assert!(error.contains("signal 9"), "{error}");
+}
+
+#[test]
+fn standard_error_is_forwarded_and_its_end_kept() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&lines);
+    let script =
+        "for i in 1 2 3; do echo line $i >&2; done; head -c 100000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1";
+    let stream = CommandStream::spawn(&shell(script), move |line| heard.lock().unwrap().push(line.to_owned())).unwrap();
+    let Err(SourceError::Command { stderr, .. }) = stream.finish() else { panic!() };
+    assert!(stderr.len() <= 4096 && stderr.ends_with("end\n"));
+    let lines = lines.lock().unwrap();
+    assert_eq!(lines[..3], ["line 1", "line 2", "line 3"]);
+    assert!(lines.iter().all(|line| line.len() <= 4096) && lines.last().unwrap().ends_with("end"));
+}
+
+#[test]
+fn a_program_that_does_not_start_is_named() {
+    let error = CommandStream::spawn(&["/no/such/program".into()], |_| {}).err().unwrap();
+    assert!(matches!(&error, SourceError::Spawn { program, .. } if program == "/no/such/program"));
+    assert!(CommandStream::spawn(&[], |_| {}).is_err());
+}
+
+#[test]
+fn dropping_it_kills_the_whole_group() {
+    let (_dir, root) = super::scratch();
+    let pids = root.join("pids");
+    let script = format!("sleep 300 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", pids.display());
+    let stream = CommandStream::spawn(&shell(&script), |_| {}).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !pids.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let started = std::fs::read_to_string(&pids).unwrap();
+    drop(stream);
+    for pid in started.split_whitespace() {
+        // A killed grandchild may stay for its reaper as a zombie: that is dead enough.
+        let dead = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ")
+        };
+        while !dead() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(dead(), "{pid} is still running");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_read_to_its_end_fails() {
+    let mut stream = CommandStream::spawn(&shell("exec cat /dev/zero"), |_| {}).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    assert!(matches!(stream.finish(), Err(SourceError::Command { .. })));
+}
+
+#[test]
+fn a_daemon_that_keeps_standard_error_does_not_hold_us_up() {
+    let start = Instant::now();
+    let (_, result) = run("sleep 30 >/dev/null & echo x");
+    result.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(15));
+}
