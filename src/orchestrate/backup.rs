@@ -14,19 +14,18 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use crate::format::ObjectId;
 use crate::format::content::Content;
 use crate::format::record::{PathText, Snapshot, SnapshotKind, Summary};
 use crate::format::tree::{Entry, Node, compare_paths};
-use crate::format::{FormatError, ObjectId};
 use crate::orchestrate::error::OrchestrateError;
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::TreeReader;
-use crate::repo::writer::{CopyError, Tree, Writer};
+use crate::repo::writer::{CopyError, Writer};
 use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::CommandStream;
-use crate::source::files::patterns::Patterns;
-use crate::source::files::walk::{Found, Item, Walk, WalkOptions, unread};
+use crate::source::files::{Found, Missed, Patterns, Walk, WalkOptions};
 
 /// Which snapshot a backup is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,14 +206,9 @@ pub fn tree(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
-    let (walk, roots, errors) = Walk::new(WalkOptions { roots: tree.roots, exclude: tree.exclude })?;
-    let mut summary = Summary { unread: errors.len() as u64, ..Summary::default() };
-    for error in errors {
-        if roots.is_empty() {
-            return Err(OrchestrateError::NoRoots(error));
-        }
-        notice(monitor, &error);
-    }
+    let roots = existing_roots(&tree.roots)?;
+    let walk = Walk::new(WalkOptions { roots: tree.roots, excludes: tree.exclude })?;
+    let mut summary = Summary::default();
     if tree.dry_run {
         let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
         return dry_run(&run, walk, tree.force, summary, monitor);
@@ -229,18 +223,17 @@ pub fn tree(
             return Err(RepoError::Interrupted.into());
         }
         let entry = match item {
-            Item::Failed(entry, error) => {
-                summary.unread += 1;
-                notice(monitor, &error);
-                *entry
-            }
-            Item::Found(found) => {
+            Err(missed) => match miss(*missed, &mut summary, monitor) {
+                Some(entry) => entry,
+                None => continue,
+            },
+            Ok(found) => {
                 let before = known.advance_to(&found.entry.path)?;
-                store(&mut writer, *found, before, known.same_host, &mut summary, monitor)?
+                store(&mut writer, found, before, known.same_host, &mut summary, monitor)?
             }
         };
         count(&entry, &mut summary);
-        push(&mut writer, &mut out, entry, &mut summary, monitor)?;
+        writer.push(&mut out, entry)?;
     }
     let content = writer.finish_tree(out)?;
     monitor.end();
@@ -248,23 +241,28 @@ pub fn tree(
     run.publish(writer, SnapshotKind::Tree, paths, content, summary)
 }
 
-/// Adds an entry; one that no tree can hold is recorded as unread.
-fn push(
-    writer: &mut Writer<'_>,
-    out: &mut Tree,
-    entry: Entry,
-    summary: &mut Summary,
-    monitor: &dyn Monitor,
-) -> Result<(), OrchestrateError> {
-    let path = entry.path.clone();
-    match writer.push(out, entry) {
-        Err(RepoError::Format(source @ (FormatError::TooLarge { .. } | FormatError::Invalid { .. }))) => {
-            summary.unread += 1;
-            notice(monitor, &SourceError::Unfit { path: path.clone(), source });
-            Ok(writer.push(out, unread(path))?)
+/// The roots that are there, absolute. One that is missing is told by the walk; without any there is no backup.
+fn existing_roots(roots: &[PathBuf]) -> Result<Vec<PathBuf>, OrchestrateError> {
+    let mut there = Vec::new();
+    let mut missing = None;
+    for root in roots {
+        let path = || crate::format::codec::escape(root.as_os_str().as_bytes());
+        match root.symlink_metadata().and_then(|_| std::path::absolute(root)) {
+            Ok(absolute) => there.push(absolute),
+            Err(source) => missing = Some(SourceError::Unreadable { action: "read", path: path(), source }),
         }
-        result => Ok(result?),
     }
+    match missing {
+        Some(error) if there.is_empty() => Err(OrchestrateError::NoRoots(error)),
+        _ => Ok(there),
+    }
+}
+
+/// Counts and tells what could not be read; what is recorded of it.
+fn miss(missed: Missed, summary: &mut Summary, monitor: &dyn Monitor) -> Option<Entry> {
+    summary.unread += 1;
+    notice(monitor, &missed.error);
+    missed.entry
 }
 
 /// The parent's entries, walked beside the file system.
@@ -335,55 +333,54 @@ fn store(
             return Ok(found.entry);
         }
     }
+    // What lacks only attributes is stored all the same.
     if let Err(error) = found.complete() {
         summary.unread += 1;
         notice(monitor, &error);
-        if !matches!(found.entry.node, Node::File { .. } | Node::Directory) {
-            found.entry.node = Node::Unread;
-        }
     }
-    if matches!(found.entry.node, Node::File { .. }) {
-        monitor.item(&crate::format::codec::escape(&found.entry.path));
-        let parent = before_content.filter(|content| content.bytes > 0);
-        match read_file(writer, &mut found, parent) {
-            Ok(false) => {}
-            Ok(true) => {
-                summary.unread += 1;
-                found.entry.unstable = true;
-                notice(monitor, &SourceError::Changed { path: found.entry.path.clone() });
-            }
-            Err(OrchestrateError::Source(error)) => {
-                summary.unread += 1;
-                notice(monitor, &error);
-                found.entry = Entry { node: Node::Unread, link_device: None, ..found.entry };
-            }
-            Err(error) => return Err(error),
-        }
-        summary.read_bytes += found.entry.content().map_or(0, |content| content.bytes);
+    if !matches!(found.entry.node, Node::File { .. }) {
+        return Ok(found.entry);
     }
+    monitor.item(&crate::format::codec::escape(&found.entry.path));
+    let parent = before_content.filter(|content| content.bytes > 0);
+    match read_file(writer, &mut found, parent) {
+        Ok(true) => {}
+        Ok(false) => {
+            summary.unread += 1;
+            found.entry.unstable = true;
+            let path = format!("/{}", crate::format::codec::escape(&found.entry.path));
+            let what = "it was written to twice; what was stored may be a mixture";
+            notice(monitor, &SourceError::Changed { path, what });
+        }
+        Err(OrchestrateError::Source(error)) => {
+            summary.unread += 1;
+            notice(monitor, &error);
+            return Ok(found.into_unread());
+        }
+        Err(error) => return Err(error),
+    }
+    summary.read_bytes += found.entry.content().map_or(0, |content| content.bytes);
     Ok(found.entry)
 }
 
-/// Reads a file, once more if it changed meanwhile; true when it changed again.
+/// Reads a file, once more if it changed meanwhile; false when it changed again.
 fn read_file(writer: &mut Writer<'_>, found: &mut Found, parent: Option<Content>) -> Result<bool, OrchestrateError> {
-    let mut changed = false;
+    let mut stable = false;
     for _ in 0..2 {
         let mut reader = found.open()?;
-        let content = writer.content(parent, &mut reader).map_err(|error| match error {
-            CopyError::Source(source) => {
-                let path = found.entry.path.clone();
-                OrchestrateError::Source(SourceError::Unreadable { action: "read", path, source })
-            }
-            CopyError::Repo(error) => error.into(),
-        })?;
+        let content = match writer.content(parent, &mut reader) {
+            Err(CopyError::Source(error)) => return Err(reader.failure(error).into()),
+            Err(CopyError::Repo(error)) => return Err(error.into()),
+            Ok(content) => content,
+        };
         let state = reader.finish()?;
-        changed = state.changed;
+        stable = state.stable;
         found.entry.node = Node::File { size: state.size, extents: state.extents, content };
-        if !changed {
+        if stable {
             break;
         }
     }
-    Ok(changed)
+    Ok(stable)
 }
 
 fn count(entry: &Entry, summary: &mut Summary) {
@@ -417,12 +414,11 @@ fn dry_run(
             return Err(RepoError::Interrupted.into());
         }
         let entry = match item {
-            Item::Failed(entry, error) => {
-                summary.unread += 1;
-                notice(monitor, &error);
-                *entry
-            }
-            Item::Found(found) => found.entry,
+            Err(missed) => match miss(*missed, &mut summary, monitor) {
+                Some(entry) => entry,
+                None => continue,
+            },
+            Ok(found) => found.entry,
         };
         let before = known.advance_to(&entry.path)?;
         let unchanged = before.is_some_and(|before| known.same_host && is_unchanged(&entry, &before));

@@ -25,11 +25,8 @@ use crate::orchestrate::restore::stream::{FileBytes, SparseReader};
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::{ChunkReader, Prefetch};
 use crate::repo::{RepoError, Repository, chain};
-use crate::source::TargetError;
 use crate::source::files::link::LinkTable;
-use crate::source::files::patterns::Patterns;
-use crate::source::files::target::{Existing, Overwrite, Target};
-use crate::source::files::walk::unread;
+use crate::source::files::{Outcome, Overwrite, Patterns, Removal, State, Target, TargetOptions};
 
 /// Files at least this long are decoded ahead by threads of their own.
 const LARGE: u64 = 8 << 20;
@@ -94,7 +91,8 @@ struct Restore<'a> {
     options: &'a RestoreOptions,
     monitor: &'a dyn Monitor,
     snapshot: &'a Snapshot,
-    target: Target,
+    /// None only in a dry run, where the directory does not exist.
+    target: Option<Target>,
     counts: Counts,
     /// The first failure that makes going on pointless, such as a full disk.
     fatal: Mutex<Option<OrchestrateError>>,
@@ -116,15 +114,17 @@ pub fn to_directory(
     if options.delete && snapshot.kind == SnapshotKind::Stream {
         return Err(OrchestrateError::Unfit("--delete is for trees; this snapshot is a stream".to_owned()));
     }
-    // A dry run makes no directory: what is not there is compared with an empty one.
-    let scratch = if options.dry_run && !options.target.exists() {
-        let failed = |source| TargetError::Directory { path: options.target.display().to_string(), source };
-        Some(tempfile::tempdir().map_err(failed)?)
+    if options.delete && !(options.include.is_empty() && options.exclude.is_empty()) {
+        let why = "--delete with --include or --exclude is refused: what was left out would be removed";
+        return Err(OrchestrateError::Unfit(why.to_owned()));
+    }
+    let settings = TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() };
+    // A dry run makes no directory; where there is none, nothing is in the way.
+    let target = if options.dry_run {
+        Target::open_existing(&options.target, settings)?
     } else {
-        None
+        Some(Target::open(&options.target, settings)?)
     };
-    let directory = scratch.as_ref().map_or(options.target.as_path(), |scratch| scratch.path());
-    let target = Target::open(directory, options.overwrite)?;
     let (counts, fatal) = (Counts::default(), Mutex::new(None));
     let restore = Restore { repository, options, monitor, snapshot, target, counts, fatal };
     monitor.begin(Phase::Restore, Some(snapshot.summary.bytes));
@@ -171,8 +171,7 @@ impl Restore<'_> {
     }
 
     fn failed(&self, path: &[u8], error: OrchestrateError) {
-        let full = matches!(&error, OrchestrateError::Target(TargetError::Io { source, .. })
-            if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));
+        let full = matches!(&error, OrchestrateError::Target(error) if error.is_final());
         self.counts.failed.fetch_add(1, Ordering::SeqCst);
         self.monitor.notice(Notice { subject: escape(path), message: chain(&error) });
         if full {
@@ -194,10 +193,55 @@ impl Restore<'_> {
         }
     }
 
-    fn selected(&self, path: &[u8]) -> bool {
-        let options = self.options;
-        (options.include.is_empty() || options.include.matches_with_parents(path))
-            && !options.exclude.matches_with_parents(path)
+    fn selected(&self, entry: &Entry) -> bool {
+        let (options, is_directory) = (self.options, matches!(entry.node, Node::Directory));
+        (options.include.is_empty() || options.include.covers(&entry.path, is_directory))
+            && !options.exclude.covers(&entry.path, is_directory)
+    }
+
+    /// What the target says, unless this is a dry run.
+    fn apply(&self, act: impl FnOnce(&Target) -> Outcome, path: &[u8]) -> bool {
+        let Some(target) = self.target.as_ref().filter(|_| !self.options.dry_run) else { return true };
+        match act(target) {
+            Ok(complaints) => {
+                complaints.into_iter().for_each(|error| self.failed(path, error.into()));
+                true
+            }
+            Err(error) => {
+                self.failed(path, error.into());
+                false
+            }
+        }
+    }
+
+    /// Whether an entry is to be written; counts it and tells of it if not.
+    fn wanted(&self, entry: &Entry, report: &mut Report) -> bool {
+        let state = match self.target.as_ref().map(|target| target.existing(entry)) {
+            None => State::Absent,
+            Some(Ok(state)) => state,
+            Some(Err(error)) => {
+                self.failed(&entry.path, error.into());
+                return false;
+            }
+        };
+        match (state, self.options.overwrite) {
+            (State::Absent, _) | (_, Overwrite::Always) | (State::Different, Overwrite::Changed) => true,
+            (State::Finished, _) => {
+                report.unchanged += 1;
+                self.monitor.advance(entry.content().map_or(0, |content| content.bytes));
+                self.apply(|target| target.refresh(entry), &entry.path);
+                if self.options.verify && entry.content().is_some() {
+                    self.verify(entry);
+                }
+                false
+            }
+            (State::Different, Overwrite::Never) => {
+                report.kept += 1;
+                let message = "it exists and differs, and is kept: see --overwrite".to_owned();
+                self.monitor.notice(Notice { subject: escape(&entry.path), message });
+                false
+            }
+        }
     }
 
     /// Calls `visit` with each entry of the part asked for, its path made relative, and whether it is selected.
@@ -211,7 +255,7 @@ impl Restore<'_> {
         let mut found = false;
         while let Some(mut entry) = tree.next_entry()? {
             self.check()?;
-            let selected = self.selected(&entry.path);
+            let selected = self.selected(&entry);
             let Some(mut relative) = self.relative(&entry.path) else {
                 // Past the part: nothing below it follows.
                 if compare_paths(&entry.path, &self.options.path).is_gt() {
@@ -263,12 +307,9 @@ impl Restore<'_> {
     }
 
     fn directory(&self, entry: &Entry, report: &mut Report) {
-        if !self.options.dry_run {
-            if let Err(error) = self.target.directory(entry) {
-                return self.failed(&entry.path, error.into());
-            }
+        if self.apply(|target| target.directory(entry).map(|()| Vec::new()), &entry.path) {
+            report.directories += 1;
         }
-        report.directories += 1;
     }
 
     fn other(&self, entry: Entry, files: &Sender<Job>, report: &mut Report) {
@@ -281,43 +322,36 @@ impl Restore<'_> {
             }
             _ => {}
         }
-        match self.target.existing(&entry) {
-            Ok(Existing::Write) => {}
-            Ok(Existing::Same) => {
-                report.unchanged += 1;
-                self.monitor.advance(entry.content().map_or(0, |content| content.bytes));
-                if self.options.verify && entry.content().is_some() {
-                    self.verify(&entry);
-                }
-                return;
-            }
-            Ok(Existing::Keep) => {
-                report.kept += 1;
-                let message = "it exists and differs, and is kept: see --overwrite".to_owned();
-                return self.monitor.notice(Notice { subject: escape(&entry.path), message });
-            }
-            Err(error) => return self.failed(&entry.path, error.into()),
+        if !self.wanted(&entry, report) {
+            return;
         }
         if matches!(entry.node, Node::File { .. }) {
             // The workers live as long as this pass.
             let _ = files.send(Job { entry });
             return;
         }
-        if !self.options.dry_run {
-            if let Err(error) = self.target.special(&entry) {
-                return self.failed(&entry.path, error.into());
-            }
+        if self.apply(|target| target.special(&entry), &entry.path) {
+            report.others += 1;
         }
-        report.others += 1;
     }
 
     fn send_stream(&self, files: &Sender<Job>, report: &mut Report) -> Result<bool, OrchestrateError> {
         let content = self.snapshot.content;
         let time = self.snapshot.time;
         let mtime = FileTime { seconds: time.as_second(), nanoseconds: time.subsec_nanosecond().unsigned_abs() };
-        let node = Node::File { size: content.bytes, extents: None, content };
-        let path = self.snapshot.name.clone().into_bytes();
-        self.other(Entry { node, mode: 0o600, mtime, owner: current_owner(), ..unread(path) }, files, report);
+        let entry = Entry {
+            path: self.snapshot.name.clone().into_bytes(),
+            node: Node::File { size: content.bytes, extents: None, content },
+            mode: 0o600,
+            owner: current_owner(),
+            mtime,
+            ctime: FileTime::default(),
+            inode: 0,
+            link_device: None,
+            unstable: false,
+            xattrs: Vec::new(),
+        };
+        self.other(entry, files, report);
         Ok(true)
     }
 
@@ -351,19 +385,21 @@ impl Restore<'_> {
 
     fn write_file(&self, entry: &Entry) -> Result<u64, OrchestrateError> {
         let bytes = entry.content().map_or(0, |content| content.bytes);
-        if self.options.dry_run {
-            return Ok(bytes);
-        }
+        let Some(target) = self.target.as_ref().filter(|_| !self.options.dry_run) else { return Ok(bytes) };
         let mut chunks = self.chunks(entry)?;
-        let mut file = self.target.file(entry)?;
+        let file = target.begin_file(entry)?;
+        let mut position = 0;
         while let Some(chunk) = chunks.next_chunk()? {
             if self.monitor.interrupted() {
                 return Err(RepoError::Interrupted.into());
             }
-            file.write(&chunk)?;
+            file.write_at(position, &chunk)?;
+            position += chunk.len() as u64;
             self.monitor.advance(chunk.len() as u64);
         }
-        file.finish()?;
+        for complaint in file.finish(entry)? {
+            self.failed(&entry.path, complaint.into());
+        }
         Ok(bytes)
     }
 
@@ -383,7 +419,8 @@ impl Restore<'_> {
 
     fn compare(&self, entry: &Entry) -> Result<bool, OrchestrateError> {
         let Node::File { size, extents, .. } = &entry.node else { return Ok(true) };
-        let file = self.target.read_back(&entry.path)?;
+        let Some(target) = &self.target else { return Ok(false) };
+        let file = target.read_back(&entry.path)?;
         let mut found = FileBytes { file, offset: 0, left: *size };
         let mut chunks = self.chunks(entry)?;
         let mut wanted = SparseReader::new(extents.as_deref(), *size);
@@ -430,18 +467,11 @@ impl Restore<'_> {
     }
 
     fn link(&self, entry: &Entry, first: &[u8], report: &mut Report) {
-        match self.target.existing(entry) {
-            Ok(Existing::Write) => {}
-            Ok(Existing::Same) => return report.unchanged += 1,
-            Ok(Existing::Keep) => return report.kept += 1,
-            Err(error) => return self.failed(&entry.path, error.into()),
+        if self.wanted(entry, report)
+            && self.apply(|target| target.hard_link(entry, first).map(|()| Vec::new()), &entry.path)
+        {
+            self.counts.files.fetch_add(1, Ordering::SeqCst);
         }
-        if !self.options.dry_run {
-            if let Err(error) = self.target.hard_link(&entry.path, first) {
-                return self.failed(&entry.path, error.into());
-            }
-        }
-        self.counts.files.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Finishes a directory when all below it is done.
@@ -449,26 +479,23 @@ impl Restore<'_> {
         let Level { entry, selected, mut names } = level;
         if self.options.delete && selected {
             names.sort_unstable();
-            let part = &self.options.path;
-            let absolute =
-                |path: &[u8]| if part.is_empty() { path.to_vec() } else { [part.as_slice(), b"/", path].concat() };
-            let keep = |name: &[u8]| {
-                let path =
-                    if entry.path.is_empty() { name.to_vec() } else { [&entry.path, b"/".as_slice(), name].concat() };
-                names.binary_search_by(|other| other.as_slice().cmp(name)).is_ok() || !self.selected(&absolute(&path))
-            };
-            let removed = &mut |path: &[u8]| {
-                report.deleted += 1;
-                self.monitor.item(&format!("removed {}", escape(path)));
-            };
-            if let Err(error) = self.target.delete_extra(&entry.path, &keep, self.options.dry_run, removed) {
-                self.failed(&entry.path, error.into());
-            }
+            self.delete_extra(&entry, &names, report);
         }
-        if selected && !self.options.dry_run {
-            if let Err(error) = self.target.finish_directory(&entry) {
-                self.failed(&entry.path, error.into());
+        if selected {
+            self.apply(|target| target.finish_directory(&entry), &entry.path);
+        }
+    }
+
+    fn delete_extra(&self, entry: &Entry, names: &[Vec<u8>], report: &mut Report) {
+        let Some(target) = &self.target else { return };
+        let removal = if self.options.dry_run { Removal::DryRun } else { Removal::Apply };
+        let visit = &mut |path: &[u8]| self.monitor.item(&format!("removing {}", escape(path)));
+        match target.delete_extra(&entry.path, names, removal, visit) {
+            Ok(removed) => {
+                report.deleted += removed.entries;
+                removed.complaints.into_iter().for_each(|error| self.failed(&entry.path, error.into()));
             }
+            Err(error) => self.failed(&entry.path, error.into()),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! * A fifo or device is never opened.
 
 mod descent;
+pub mod link;
 mod metadata;
 pub mod patterns;
 mod plan;

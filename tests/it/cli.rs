@@ -205,9 +205,9 @@ fn a_failing_command_publishes_nothing_and_says_why() {
     place.fails(
         &["backup", "--command", "--name", "dump", "--", "sh", "-c", script],
         1,
-        &["status 7", "it broke", "not stored"],
+        &["status 7", "it broke", "not trusted"],
     );
-    place.fails(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "kill -9 $$"], 1, &["signal 9"]);
+    place.fails(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "kill -9 $$"], 1, &["signal"]);
     place.fails(
         &["backup", "--command", "--name", "dump", "--", "/no/such/program"],
         1,

@@ -123,7 +123,7 @@ fn a_full_repository_is_not_an_unread_source() {
         let repository = open(&backend);
         let tree = cairn::orchestrate::backup::TreeOptions {
             roots: vec![source.path().to_owned()],
-            exclude: cairn::source::files::patterns::Patterns::new::<&str>(&[]).unwrap(),
+            exclude: cairn::source::files::Patterns::default(),
             force: false,
             dry_run: false,
         };

@@ -15,8 +15,7 @@ use cairn::orchestrate::restore::{self, RestoreOptions};
 use cairn::progress::Silent;
 use cairn::repo::Repository;
 use cairn::repo::check::CheckOptions;
-use cairn::source::files::patterns::Patterns;
-use cairn::source::files::target::Overwrite;
+use cairn::source::files::{Overwrite, Patterns};
 
 use crate::support::memory::Memory;
 use crate::support::{init, load, open};
@@ -186,12 +185,11 @@ fn block(path: &[u8], content: Option<(ChunkId, u64)>) -> Vec<u8> {
 }
 
 fn restore_options(target: &Path) -> RestoreOptions {
-    let none = || Patterns::new::<&str>(&[]).unwrap();
     RestoreOptions {
         path: Vec::new(),
         target: target.to_owned(),
-        include: none(),
-        exclude: none(),
+        include: Patterns::default(),
+        exclude: Patterns::default(),
         overwrite: Overwrite::Always,
         delete: false,
         dry_run: false,

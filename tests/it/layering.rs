@@ -62,7 +62,8 @@ fn violations(path: &str, text: &str) -> Vec<String> {
         if code.contains("::*;") || code.contains("::*}") {
             say("a glob import".to_owned());
         }
-        if code.contains("static mut") || code.contains("LazyLock") || code.contains("OnceLock") {
+        let item = code.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        if item.starts_with("static ") || code.contains("thread_local!") {
             say("global state".to_owned());
         }
     }

@@ -1,4 +1,23 @@
-//! The integration tests, one binary.
+//! All integration tests, in one binary: `cargo test --test it NAME` runs those whose path contains NAME.
+//!
+//! `support` has what tests share. Each other module is one kind of scenario; a fixed bug gets a test in the module it
+//! belongs to, named for what was wrong.
+
+#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod backend;
+mod cli;
+mod crash;
+mod damage;
+mod gc;
+mod hostile;
+mod index;
+mod layering;
+mod model;
+mod retention;
+mod select;
 mod source;
+mod spec;
+mod support;
+mod writers;

@@ -16,7 +16,7 @@ use crate::format::tree::{Entry, Node, compare_paths};
 use crate::orchestrate::OrchestrateError;
 use crate::repo::reader::TreeReader;
 use crate::repo::{Repository, SnapshotInfo};
-use crate::source::files::patterns::Patterns;
+use crate::source::files::Patterns;
 
 pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> {
     let repository = open(global, context)?;
@@ -51,7 +51,7 @@ pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> 
 }
 
 pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Exit> {
-    let patterns = Patterns::new(&[&args.glob]).map_err(|error| Usage(error.to_string()))?;
+    let patterns = Patterns::new([&args.glob]).map_err(|error| Usage(error.to_string()))?;
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
     let mut matches = 0u64;
@@ -61,7 +61,7 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
     for info in all.iter().filter(wanted) {
         for entry in repository.tree(&info.snapshot.content)? {
             let entry = entry?;
-            if patterns.matches(&entry.path) {
+            if patterns.matches(&entry.path, matches!(entry.node, Node::Directory)) {
                 matches += 1;
                 let mut object = entry_json(&entry);
                 object["snapshot"] = json!(info.id);

@@ -12,8 +12,7 @@ use crate::cli::render::{OutputClosed, bytes};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::restore::{self, RestoreOptions};
 use crate::orchestrate::select::split_path;
-use crate::source::files::patterns::Patterns;
-use crate::source::files::target::Overwrite;
+use crate::source::files::{Overwrite, Patterns};
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
     let (snap, path) = split_path(&args.snap);

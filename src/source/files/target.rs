@@ -294,6 +294,14 @@ impl Target {
         Ok(if same { State::Finished } else { State::Different })
     }
 
+    /// Opens a restored file for reading, to compare it.
+    pub fn read_back(&self, path: &[u8]) -> Result<std::fs::File, TargetError> {
+        let (parent, name) = self.locate_existing(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&parent.fd, name, flags, Mode::empty()).map_err(|error| self.refused(path, "open", error))?;
+        Ok(std::fs::File::from(file))
+    }
+
     /// Gives what is in an entry's place its metadata, where that differs: for an entry that is
     /// [`State::Finished`], whose content is not written again.
     pub fn refresh(&self, entry: &Entry) -> Outcome {
