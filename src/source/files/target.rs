@@ -159,7 +159,11 @@ impl Target {
         }
         let (parent, name) = self.locate(&entry.path)?;
         let refused = |error| self.refused(&entry.path, "make the directory", error);
-        let make = || mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700));
+        let make = || {
+            mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700))?;
+            // An inherited access list may have taken rights away from us.
+            if parent.has_default_acl() { change_mode(Place::Named(parent.fd.as_fd(), name), 0o700) } else { Ok(()) }
+        };
         match make() {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
