@@ -1,8 +1,8 @@
 //! Writes a tree beneath a directory, from entries that are not trusted.
 //!
-//! Every path is checked and its parent opened by [`beneath`], so nothing is written outside of the target and no
-//! symbolic link is followed, whatever the repository says, was in the target before, or appears in it meanwhile. A
-//! hard link's first name is found in the same way. New directories belong to us alone until
+//! Every path is checked and its parent opened by `target/beneath.rs`, so nothing is written outside of the target
+//! and no symbolic link is followed, whatever the repository says, was in the target before, or appears in it
+//! meanwhile. A hard link's first name is found in the same way. New directories belong to us alone until
 //! [`Target::finish_directory`], so nobody else can interfere in them.
 //!
 //! Order of calls: [`Target::directory`] before what is in it (missing ones are made, open to their owner by the
