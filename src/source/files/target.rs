@@ -5,8 +5,8 @@
 //! meanwhile. A hard link's first name is found in the same way. New directories belong to us alone until
 //! [`Target::finish_directory`], so nobody else can interfere in them.
 //!
-//! Order of calls: [`Target::directory`] before what is in it (missing ones are made, open to their owner by the
-//! umask); files and links in any order and from several threads, a first name before its hard links; at the end
+//! Order of calls: [`Target::directory`] before what is in it (parents that nobody announced are made with the mode
+//! that the umask gives); files and links in any order and from several threads, a first name before its hard links; at the end
 //! [`Target::finish_directory`], a directory after those in it, because whatever is made in it changes its time, and
 //! its mode may shut us out.
 //!
