@@ -4,7 +4,7 @@
 //! * Below a root, and below a target, no path is ever given to the system: each name is looked up in the open
 //!   directory that holds it, without following symbolic links. So a path may be longer than `PATH_MAX`, and whoever
 //!   renames directories or puts symbolic links in the way while we work cannot lead us out of the tree.
-//! * Few directories are open at a time, however deep the tree is ([`descent`]), and the names of one directory a
+//! * Few directories are open at a time, however deep the tree is (`descent.rs`), and the names of one directory a
 //!   level are in memory, never the tree.
 //! * A fifo or device is never opened.
 

@@ -42,14 +42,14 @@ fn as_nobody<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T 
     thread.join().unwrap()
 }
 
-fn walk(roots: &[&Path], excludes: &[&str]) -> (Vec<Found>, Vec<Box<Missed>>) {
+fn walk(roots: &[&Path], excludes: &[&str]) -> (Vec<Found>, Vec<Missed>) {
     let roots = roots.iter().map(|root| root.to_path_buf()).collect();
     let options = WalkOptions { roots, excludes: Patterns::new(excludes).unwrap() };
     let (mut found, mut missed) = (Vec::new(), Vec::new());
     for item in Walk::new(options).unwrap() {
         match item {
             Ok(item) => found.push(item),
-            Err(item) => missed.push(item),
+            Err(item) => missed.push(*item),
         }
     }
     (found, missed)

@@ -1,12 +1,12 @@
 //! Writes a tree beneath a directory, from entries that are not trusted.
 //!
-//! Every path is checked and its parent opened by [`beneath`], so nothing is written outside of the target and no
-//! symbolic link is followed, whatever the repository says, was in the target before, or appears in it meanwhile. A
-//! hard link's first name is found in the same way. New directories belong to us alone until
+//! Every path is checked and its parent opened by `target/beneath.rs`, so nothing is written outside of the target
+//! and no symbolic link is followed, whatever the repository says, was in the target before, or appears in it
+//! meanwhile. A hard link's first name is found in the same way. New directories belong to us alone until
 //! [`Target::finish_directory`], so nobody else can interfere in them.
 //!
-//! Order of calls: [`Target::directory`] before what is in it (missing ones are made, open to their owner by the
-//! umask); files and links in any order and from several threads, a first name before its hard links; at the end
+//! Order of calls: [`Target::directory`] before what is in it (parents that nobody announced are made with the mode
+//! that the umask gives); files and links in any order and from several threads, a first name before its hard links; at the end
 //! [`Target::finish_directory`], a directory after those in it, because whatever is made in it changes its time, and
 //! its mode may shut us out.
 //!
@@ -159,7 +159,11 @@ impl Target {
         }
         let (parent, name) = self.locate(&entry.path)?;
         let refused = |error| self.refused(&entry.path, "make the directory", error);
-        let make = || mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700));
+        let make = || {
+            mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700))?;
+            // An inherited access list may have taken rights away from us.
+            if parent.has_default_acl() { change_mode(Place::Named(parent.fd.as_fd(), name), 0o700) } else { Ok(()) }
+        };
         match make() {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}

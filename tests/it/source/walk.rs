@@ -165,7 +165,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_found() {
     fs::write(root.join("secret"), "s").unwrap();
     fs::write(root.join("z"), "z").unwrap();
     for name in ["closed", "secret"] {
-        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let there = root.clone();
     let (names, missed, opened) = as_nobody(move || {

@@ -57,7 +57,7 @@ impl Target {
         });
         let temporary = self.temporary();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&parent.fd, temporary.as_str(), flags, Mode::from_raw_mode(self.first_mode(entry)))
+        let fd = openat(&parent.fd, temporary.as_str(), flags, Mode::from_raw_mode(self.first_mode(&parent, entry)))
             .map_err(|error| self.refused(&entry.path, "make a file for", error))?;
         let written = AtomicU64::new(0);
         Ok(FileWriter {
@@ -78,9 +78,10 @@ impl Target {
 impl Target {
     /// The mode to write a file with: its own, which saves a call a file, if that lets nobody read it now who may not
     /// read it in the end. Until a file has its owner and its access list it is ours alone.
-    fn first_mode(&self, entry: &Entry) -> u32 {
+    fn first_mode(&self, parent: &Directory, entry: &Entry) -> u32 {
         let keeps_owner = !self.restores_owner() || (entry.owner.uid, entry.owner.gid) == self.identity;
-        if keeps_owner && entry.xattrs.is_empty() { entry.mode & 0o777 } else { 0o600 }
+        let keeps_rights = entry.xattrs.is_empty() && !parent.has_default_acl();
+        if keeps_owner && keeps_rights { entry.mode & 0o777 } else { 0o600 }
     }
 }
 
