@@ -4,7 +4,7 @@
 //!
 //! | layer | module | what it is for |
 //! |---|---|---|
-//! | L0 | [`format`] | bytes to types and back: ids, frames, packs, lists, trees, sealed records, keys |
+//! | L0 | [`mod@format`] | bytes to types and back: ids, frames, packs, lists, trees, sealed records, keys |
 //! | L0 | [`chunker`] | where a stream is cut, from its content and a secret |
 //! | L1 | [`backend`] | physical storage, keyed by kind and id, never by path |
 //! | L2 | [`repo`] | the repository: index, writer, reader, check, forget, gc |

@@ -246,7 +246,7 @@ impl Repository {
         for info in &all {
             self.remember(&info.id, &info.snapshot)?;
         }
-        all.sort_by(|a, b| (a.snapshot.time, a.id).cmp(&(b.snapshot.time, b.id)));
+        all.sort_by_key(|a| (a.snapshot.time, a.id));
         Ok(all)
     }
 

@@ -447,12 +447,10 @@ impl Restore<'_> {
             if let Some(level) = open.last_mut().filter(|_| self.options.delete) {
                 level.names.push(entry.name().to_vec());
             }
-            if selected {
-                if let Some(device) = entry.link_device {
-                    let first = links.first(device, entry.inode, &entry.path).map_err(OrchestrateError::Links)?;
-                    if let Some(first) = first {
-                        self.link(&entry, &first, report);
-                    }
+            if selected && let Some(device) = entry.link_device {
+                let first = links.first(device, entry.inode, &entry.path).map_err(OrchestrateError::Links)?;
+                if let Some(first) = first {
+                    self.link(&entry, &first, report);
                 }
             }
             if matches!(entry.node, Node::Directory) {

@@ -60,12 +60,12 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, SelectError>
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    if let Ok(date) = text.parse::<Date>() {
-        if text.len() <= 10 {
-            let next = date.checked_add(1.day()).map_err(|_| invalid())?;
-            let start = next.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp();
-            return start.checked_sub(1.nanosecond()).map_err(|_| invalid());
-        }
+    if let Ok(date) = text.parse::<Date>()
+        && text.len() <= 10
+    {
+        let next = date.checked_add(1.day()).map_err(|_| invalid())?;
+        let start = next.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp();
+        return start.checked_sub(1.nanosecond()).map_err(|_| invalid());
     }
     let local = text.parse::<DateTime>().map_err(|_| invalid())?;
     Ok(local.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp())

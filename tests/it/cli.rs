@@ -211,7 +211,7 @@ fn a_failing_command_publishes_nothing_and_says_why() {
     place.fails(
         &["backup", "--command", "--name", "dump", "--", "/no/such/program"],
         1,
-        &["cannot start /no/such/program"],
+        &["cannot start", "/no/such/program"],
     );
     assert_eq!(place.count(), 0);
     place.ok(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "echo whole"]);

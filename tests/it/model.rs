@@ -79,10 +79,10 @@ impl World {
             Operation::Crash { after } => {
                 let backend = self.backend(Fault::Crash(u64::from(*after)));
                 let changed = [self.data[0].as_slice(), &rows(self.step + 5000, 60)].concat();
-                if let Ok(repository) = crate::support::open_with(&backend, None) {
-                    if let Ok(outcome) = store(&repository, "n0", &changed) {
-                        self.model.insert(outcome.id.unwrap(), changed);
-                    }
+                if let Ok(repository) = crate::support::open_with(&backend, None)
+                    && let Ok(outcome) = store(&repository, "n0", &changed)
+                {
+                    self.model.insert(outcome.id.unwrap(), changed);
                 }
                 // A snapshot that was written before the crash is published, whether its writer knew or not.
                 self.adopt(&[self.data[0].as_slice(), &rows(self.step + 5000, 60)].concat());

@@ -75,7 +75,7 @@ pub fn rows(seed: u64, count: usize) -> Vec<u8> {
 pub fn next_day(before: &[u8], seed: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(before.len() + 4096);
     for (index, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        if (index as u64).wrapping_mul(31).wrapping_add(seed) % 211 == 0 {
+        if (index as u64).wrapping_mul(31).wrapping_add(seed).is_multiple_of(211) {
             out.extend_from_slice(format!("{index}\tchanged on day {seed}\n").as_bytes());
         } else {
             out.extend_from_slice(line);

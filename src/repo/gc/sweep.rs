@@ -47,8 +47,8 @@ pub fn run(
             if monitor.interrupted() {
                 return Err(RepoError::Interrupted);
             }
-            if let Some((encoded, raw, prefix)) = copy(repository, &frame, &keep)? {
-                packer.add(&encoded, &raw, &prefix, &on_written)?;
+            if let Some(copy) = copy(repository, &frame, &keep)? {
+                packer.add(&copy.encoded, &copy.raw, &copy.prefix, &on_written)?;
             }
         }
         monitor.advance(pack.len);
@@ -64,6 +64,13 @@ pub fn run(
     repository.backend().sync()?;
     monitor.end();
     Ok(())
+}
+
+/// A frame on its way to a new pack.
+struct Copy {
+    encoded: EncodedFrame,
+    raw: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 type Condemned = Vec<(PackInfo, Vec<u8>)>;
@@ -109,11 +116,7 @@ fn decide(repository: &Repository, condemned: &Condemned, reached: Bitmap) -> Re
 
 /// What is copied of a frame: all of it with its bases, or what stays of it, compressed again with the same bases; so
 /// its depth remains. Every chunk is compared with its id, so damage ends the sweep instead of being copied.
-fn copy(
-    repository: &Repository,
-    info: &FrameInfo,
-    keep: &Keep,
-) -> Result<Option<(EncodedFrame, Vec<u8>, Vec<u8>)>, RepoError> {
+fn copy(repository: &Repository, info: &FrameInfo, keep: &Keep) -> Result<Option<Copy>, RepoError> {
     let whole = repository.frames().raw(info)?;
     let (mut raw, mut chunks): (Vec<u8>, Vec<ChunkEntry>) = (Vec::new(), Vec::new());
     let mut rest = whole.as_slice();
@@ -135,7 +138,7 @@ fn copy(
     let prefix = repository.frames().prefix(&info.entry.bases, info.entry.depth)?;
     let bytes = frame::compress(LEVEL, &raw, &prefix)?;
     let encoded = EncodedFrame { depth: info.entry.depth, bases: info.entry.bases.clone(), chunks, bytes };
-    Ok(Some((encoded, raw, prefix)))
+    Ok(Some(Copy { encoded, raw, prefix }))
 }
 
 fn remove(repository: &Repository, condemned: &Condemned, report: &mut GcReport) -> Result<(), RepoError> {

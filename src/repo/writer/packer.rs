@@ -54,6 +54,13 @@ struct OpenPack {
     full: bool,
 }
 
+/// A frame that is in an open pack and not verified yet.
+struct Appended {
+    pack: Arc<Mutex<OpenPack>>,
+    slot: u64,
+    sealed: Vec<u8>,
+}
+
 /// Fills packs of one kind.
 pub struct Packer {
     kind: Kind,
@@ -81,7 +88,7 @@ impl Packer {
         prefix: &[u8],
         on_written: &OnWritten<'_>,
     ) -> Result<(), RepoError> {
-        let (pack, slot, mut sealed) = self.append(encoded)?;
+        let Appended { pack, slot, mut sealed } = self.append(encoded)?;
         let plain = lock(&pack).envelope.open(slot, &mut sealed)?.len();
         let decoded = frame::decompress(&sealed[..plain], raw.len(), prefix)?;
         let mut rest = decoded.as_slice();
@@ -104,7 +111,7 @@ impl Packer {
     }
 
     /// Seals a frame into the open pack: the pack, the frame's position, and its sealed bytes.
-    fn append(&self, encoded: &EncodedFrame) -> Result<(Arc<Mutex<OpenPack>>, u64, Vec<u8>), RepoError> {
+    fn append(&self, encoded: &EncodedFrame) -> Result<Appended, RepoError> {
         let mut open = lock(&self.open);
         let pack = match open.as_ref() {
             Some(pack) => pack.clone(),
@@ -134,7 +141,7 @@ impl Packer {
             *open = None;
         }
         drop(state);
-        Ok((pack, slot, sealed))
+        Ok(Appended { pack, slot, sealed })
     }
 
     /// Writes the open pack, if there is one; the bytes of all packs written. Called when nobody adds frames any more.
