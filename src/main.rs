@@ -1,1 +1,5 @@
-fn main() {}
+//! The `cairn` program.
+
+fn main() -> std::process::ExitCode {
+    cairn::cli::main()
+}

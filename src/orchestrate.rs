@@ -5,5 +5,6 @@
 pub mod backup;
 pub mod error;
 pub mod restore;
+pub mod select;
 
 pub use error::OrchestrateError;

@@ -1,5 +1,6 @@
 //! What the core tells an observer while it works. A leaf: it knows nothing of the layers, and prints nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The part of an operation that is running.
@@ -57,12 +58,12 @@ impl Monitor for Silent {}
 
 /// A flag that signal handlers set and [`Monitor::interrupted`] reads.
 #[derive(Debug, Default)]
-pub struct StopFlag(AtomicBool);
+pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    /// Asks to stop.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::SeqCst);
+    /// The flag itself, for whoever sets it.
+    pub fn shared(&self) -> Arc<AtomicBool> {
+        self.0.clone()
     }
 
     /// Whether a stop was asked for.

@@ -154,6 +154,12 @@ impl Repository {
         Ok(())
     }
 
+    /// Makes the index anew, from the packs alone.
+    pub fn rebuild_index(&self, monitor: &dyn Monitor) -> Result<(), RepoError> {
+        self.index.clear()?;
+        self.refresh(monitor)
+    }
+
     /// The storage.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend

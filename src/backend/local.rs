@@ -282,7 +282,7 @@ impl Backend for Local {
             let entry = entry.map_err(failed())?;
             let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
             let old = now.saturating_sub(metadata.mtime()) >= age_seconds as i64;
-            if !metadata.is_file() || !old || entry.path() == probe.path() {
+            if !metadata.is_file() || !old || Some(entry.file_name().as_os_str()) == probe.path().file_name() {
                 continue;
             }
             if !dry_run {

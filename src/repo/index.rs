@@ -337,6 +337,14 @@ impl Index {
         transaction.commit().map_err(self.failed())
     }
 
+    /// Removes all packs; [`Index::refresh`] brings them back. Numbers go on from where they were.
+    pub fn clear(&self) -> Result<(), RepoError> {
+        let script = "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM frame; DELETE FROM pack; COMMIT;";
+        self.lock().execute_batch(script).map_err(self.failed())?;
+        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        Ok(())
+    }
+
     /// Removes packs that have gone from storage.
     pub fn remove_packs(&self, packs: &[u64]) -> Result<(), RepoError> {
         if packs.is_empty() {

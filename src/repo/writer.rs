@@ -101,7 +101,7 @@ impl<'r> Writer<'r> {
         while !at_end {
             let read = loop {
                 match source.read(splitter.room()) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted && !self.monitor.interrupted() => {}
                     result => break result,
                 }
             };

@@ -1,0 +1,153 @@
+//! One function a command: arguments in, results printed, an exit code out.
+
+mod backup;
+mod browse;
+mod check;
+mod forget;
+mod key;
+mod manual;
+mod restore;
+mod snapshots;
+mod space;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use crate::backend::Backend;
+use crate::backend::local::Local;
+use crate::cli::args::{Cli, Command, Global, IndexCommand, InitArgs};
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::Output;
+use crate::cli::settings;
+use crate::orchestrate::select::{self, SelectError};
+use crate::progress::{Monitor, Notice};
+use crate::repo::{InitOptions, OpenOptions, Repository, SnapshotInfo};
+
+/// What every command is given.
+pub struct Context<'a> {
+    /// Where results go.
+    pub output: Output,
+    /// Who hears of progress.
+    pub monitor: &'a dyn Monitor,
+}
+
+/// Runs the command that was asked for.
+pub fn run(cli: Cli, context: &Context<'_>) -> Result<Exit> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Init(args) => init(&global, args, context),
+        Command::Backup(args) => backup::run(&global, args, context),
+        Command::Snapshots(args) => snapshots::run(&global, args, context),
+        Command::Ls(args) => browse::ls(&global, args, context),
+        Command::Find(args) => browse::find(&global, args, context),
+        Command::Diff(args) => browse::diff(&global, args, context),
+        Command::Cat(args) => restore::cat(&global, args, context),
+        Command::Restore(args) => restore::run(&global, args, context),
+        Command::Check(args) => check::check(&global, args, context),
+        Command::Verify(args) => check::verify(&global, args, context),
+        Command::Forget(args) => forget::run(&global, args, context),
+        Command::Gc(args) => space::gc(&global, args, context),
+        Command::Key(command) => key::run(&global, command, context),
+        Command::Index(IndexCommand::Rebuild) => space::rebuild(&global, context),
+        Command::Index(IndexCommand::Stats) => space::index_stats(&global, context),
+        Command::Stats => space::stats(&global, context),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
+    }
+}
+
+fn init(global: &Global, args: InitArgs, context: &Context<'_>) -> Result<Exit> {
+    let path = settings::repository(global)?;
+    let credential = settings::credential(global, &context.output, true)?;
+    let backend = Local::create(path)?;
+    let id = Repository::init(&backend, &credential, &InitOptions { label: args.label, ..InitOptions::default() })?;
+    let location = backend.location();
+    let sentence =
+        format!("made repository {} in {location}; without its password its data is lost", &id.to_string()[..8]);
+    context.output.summary(&sentence, json!({ "repository": id, "location": location }))?;
+    Ok(Exit::Done)
+}
+
+/// Opens the repository and says what is wrong with it.
+fn open(global: &Global, context: &Context<'_>) -> Result<Repository> {
+    let path = settings::repository(global)?;
+    // Whether there is a repository is known before a password is asked for.
+    let backend = Arc::new(Local::open(path)?);
+    crate::repo::read_config(backend.as_ref())?;
+    let credential = settings::credential(global, &context.output, false)?;
+    let options = OpenOptions { cache: settings::cache(global), host: host() };
+    let repository = Repository::open(backend, &credential, &options, context.monitor)?;
+    for (kind, id, message) in repository.unusable_packs() {
+        context.monitor.notice(Notice { subject: format!("{kind} {id}"), message });
+    }
+    Ok(repository)
+}
+
+/// This machine's name.
+fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}
+
+/// All snapshots, with a notice for each that vanished.
+fn snapshots(repository: &Repository, context: &Context<'_>) -> Result<Vec<SnapshotInfo>> {
+    let all = repository.snapshots()?;
+    let present: Vec<_> = all.iter().map(|info| info.id).collect();
+    for vanished in repository.vanished(&present)? {
+        let subject = format!("snapshot {} ({} of {})", vanished.id.short(), vanished.name, vanished.time);
+        let message = "this machine has seen it, and it is gone without a forget record".to_owned();
+        context.monitor.notice(Notice { subject, message });
+    }
+    Ok(all)
+}
+
+fn select_one<'s>(all: &'s [SnapshotInfo], text: &str) -> Result<&'s SnapshotInfo, SelectError> {
+    select::select(all, text, &TimeZone::system())
+}
+
+fn tags(words: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut tags = BTreeMap::new();
+    for word in words {
+        let (key, value) = word.split_once('=').ok_or_else(|| Usage(format!("--tag {word:?}: give KEY=VALUE")))?;
+        crate::format::name::validate(key).map_err(|error| Usage(format!("--tag {word:?}: {error}")))?;
+        tags.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(tags)
+}
+
+/// A path given by the operator, as a tree has it: without slashes at its ends.
+fn tree_path(path: &std::ffi::OsStr) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bytes = path.as_bytes();
+    while let Some(rest) = bytes.strip_prefix(b"/") {
+        bytes = rest;
+    }
+    while let Some(rest) = bytes.strip_suffix(b"/") {
+        bytes = rest;
+    }
+    bytes.to_vec()
+}
+
+/// A snapshot for programs.
+fn snapshot_json(info: &SnapshotInfo) -> Value {
+    let snapshot = &info.snapshot;
+    json!({
+        "id": info.id,
+        "name": snapshot.name,
+        "host": snapshot.host,
+        "time": snapshot.time,
+        "kind": snapshot.kind,
+        "paths": snapshot.paths,
+        "tags": snapshot.tags,
+        "bytes": snapshot.summary.bytes,
+        "files": snapshot.summary.files,
+        "stored_bytes": snapshot.summary.stored_bytes,
+        "unread": snapshot.summary.unread,
+        "parent": snapshot.parent,
+        "verified": info.proof.as_ref().map(|proof| proof.time),
+    })
+}

@@ -1,0 +1,215 @@
+//! `cairn ls`, `find` and `diff`: looking into trees without reading data packs.
+
+use std::cmp::Ordering;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::args::{DiffArgs, FindArgs, Global, LsArgs};
+use crate::cli::commands::{Context, open, select_one, snapshots, tree_path};
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::time;
+use crate::format::codec::escape;
+use crate::format::record::SnapshotKind;
+use crate::format::tree::{Entry, Node, compare_paths};
+use crate::orchestrate::OrchestrateError;
+use crate::repo::reader::TreeReader;
+use crate::repo::{Repository, SnapshotInfo};
+use crate::source::files::patterns::Patterns;
+
+pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> {
+    let repository = open(global, context)?;
+    let all = snapshots(&repository, context)?;
+    let info = select_one(&all, &args.snap)?;
+    if info.snapshot.kind == SnapshotKind::Stream {
+        let size = info.snapshot.content.bytes;
+        context.output.object("entry", json!({ "path": info.snapshot.name, "kind": "stream", "size": size }))?;
+        context.output.line(&format!("stream {size:>14} {}", info.snapshot.name))?;
+        context.output.summary("", json!({ "entries": 1 }))?;
+        return Ok(Exit::Done);
+    }
+    let path = args.path.as_deref().map(tree_path).unwrap_or_default();
+    let mut tree = repository.tree(&info.snapshot.content)?;
+    tree.seek(&path)?;
+    let mut entries = 0u64;
+    for entry in tree {
+        let entry = entry?;
+        if !is_at_or_below(&entry.path, &path) {
+            break;
+        }
+        entries += 1;
+        context.output.object("entry", entry_json(&entry))?;
+        context.output.line(&entry_line(&entry))?;
+    }
+    if entries == 0 && !path.is_empty() {
+        let path = format!("/{}", escape(&path));
+        return Err(OrchestrateError::NoPath { snapshot: info.id.short(), path }.into());
+    }
+    context.output.summary("", json!({ "entries": entries }))?;
+    Ok(Exit::Done)
+}
+
+pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Exit> {
+    let patterns = Patterns::new(&[&args.glob]).map_err(|error| Usage(error.to_string()))?;
+    let repository = open(global, context)?;
+    let all = snapshots(&repository, context)?;
+    let mut matches = 0u64;
+    let wanted = |info: &&SnapshotInfo| {
+        info.snapshot.kind == SnapshotKind::Tree && args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
+    };
+    for info in all.iter().filter(wanted) {
+        for entry in repository.tree(&info.snapshot.content)? {
+            let entry = entry?;
+            if patterns.matches(&entry.path) {
+                matches += 1;
+                let mut object = entry_json(&entry);
+                object["snapshot"] = json!(info.id);
+                context.output.object("match", object)?;
+                let series = escape(info.snapshot.name.as_bytes());
+                context.output.line(&format!("{} {series} {}", info.id.short(), entry_line(&entry)))?;
+            }
+        }
+    }
+    context.output.summary(&format!("{matches} matches"), json!({ "matches": matches }))?;
+    Ok(Exit::Done)
+}
+
+pub fn diff(global: &Global, args: DiffArgs, context: &Context<'_>) -> Result<Exit> {
+    let repository = open(global, context)?;
+    let all = snapshots(&repository, context)?;
+    let (old, new) = (select_one(&all, &args.old)?, select_one(&all, &args.new)?);
+    if old.snapshot.kind == SnapshotKind::Stream || new.snapshot.kind == SnapshotKind::Stream {
+        let equal = old.snapshot.content == new.snapshot.content;
+        let word = if equal { "equal" } else { "different" };
+        context.output.line(&format!("the contents are {word}"))?;
+        context.output.summary("", json!({ "equal": equal }))?;
+        return Ok(Exit::Done);
+    }
+    let counts = diff_trees(&repository, old, new, context)?;
+    let [added, removed, changed] = counts;
+    let sentence = format!("{added} added, {removed} removed, {changed} changed");
+    context.output.summary(&sentence, json!({ "added": added, "removed": removed, "changed": changed }))?;
+    Ok(Exit::Done)
+}
+
+fn diff_trees(
+    repository: &Repository,
+    old: &SnapshotInfo,
+    new: &SnapshotInfo,
+    context: &Context<'_>,
+) -> Result<[u64; 3]> {
+    let mut old = repository.tree(&old.snapshot.content)?;
+    let mut new = repository.tree(&new.snapshot.content)?;
+    let (mut a, mut b) = (next(&mut old)?, next(&mut new)?);
+    let mut counts = [0; 3];
+    let mut say = |sign: char, index: usize, change: &str, path: &[u8]| {
+        counts[index] += 1;
+        context.output.object("difference", json!({ "change": change, "path": format!("/{}", escape(path)) }))?;
+        context.output.line(&format!("{sign} /{}", escape(path)))
+    };
+    loop {
+        let order = match (&a, &b) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => compare_paths(&a.path, &b.path),
+        };
+        match (order, &a, &b) {
+            (Ordering::Less, Some(entry), _) => {
+                say('-', 1, "removed", &entry.path)?;
+                a = next(&mut old)?;
+            }
+            (Ordering::Greater, _, Some(entry)) => {
+                say('+', 0, "added", &entry.path)?;
+                b = next(&mut new)?;
+            }
+            (_, Some(before), Some(after)) => {
+                if differs(before, after) {
+                    say('M', 2, "changed", &after.path)?;
+                }
+                (a, b) = (next(&mut old)?, next(&mut new)?);
+            }
+            _ => break,
+        }
+    }
+    Ok(counts)
+}
+
+fn next(tree: &mut TreeReader) -> Result<Option<Entry>> {
+    Ok(tree.next_entry()?)
+}
+
+/// Whether anything that a restore would bring back differs. A directory's time says only that its entries changed.
+fn differs(a: &Entry, b: &Entry) -> bool {
+    let is_directory = matches!(a.node, Node::Directory);
+    let same = a.node == b.node
+        && a.mode == b.mode
+        && (a.owner.uid, a.owner.gid) == (b.owner.uid, b.owner.gid)
+        && a.xattrs == b.xattrs;
+    !same || (!is_directory && a.mtime != b.mtime)
+}
+
+fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn kind(node: &Node) -> (char, &'static str) {
+    match node {
+        Node::Directory => ('d', "directory"),
+        Node::File { .. } => ('-', "file"),
+        Node::Symlink { .. } => ('l', "symlink"),
+        Node::Fifo => ('p', "fifo"),
+        Node::CharDevice { .. } => ('c', "character device"),
+        Node::BlockDevice { .. } => ('b', "block device"),
+        Node::Socket => ('s', "socket"),
+        Node::Unread => ('?', "unread"),
+    }
+}
+
+fn modified(entry: &Entry) -> Option<Timestamp> {
+    Timestamp::new(entry.mtime.seconds, entry.mtime.nanoseconds as i32).ok()
+}
+
+fn size(entry: &Entry) -> u64 {
+    match entry.node {
+        Node::File { size, .. } => size,
+        _ => 0,
+    }
+}
+
+fn entry_json(entry: &Entry) -> Value {
+    let mut object = json!({
+        "path": format!("/{}", escape(&entry.path)),
+        "kind": kind(&entry.node).1,
+        "mode": format!("{:04o}", entry.mode),
+        "uid": entry.owner.uid,
+        "gid": entry.owner.gid,
+        "user": escape(&entry.owner.user),
+        "group": escape(&entry.owner.group),
+        "size": size(entry),
+        "mtime": modified(entry),
+    });
+    if let Node::Symlink { target } = &entry.node {
+        object["target"] = json!(escape(target));
+    }
+    object
+}
+
+fn entry_line(entry: &Entry) -> String {
+    let name = |name: &[u8], id: u32| if name.is_empty() { id.to_string() } else { escape(name) };
+    let arrow = match &entry.node {
+        Node::Symlink { target } => format!(" -> {}", escape(target)),
+        _ => String::new(),
+    };
+    format!(
+        "{}{:04o} {:>8} {:>8} {:>12} {} /{}{arrow}",
+        kind(&entry.node).0,
+        entry.mode,
+        name(&entry.owner.user, entry.owner.uid),
+        name(&entry.owner.group, entry.owner.gid),
+        size(entry),
+        modified(entry).map_or_else(|| "-".to_owned(), time),
+        escape(&entry.path),
+    )
+}

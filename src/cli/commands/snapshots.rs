@@ -1,0 +1,69 @@
+//! `cairn snapshots`.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use crate::cli::args::{Global, SnapshotsArgs};
+use crate::cli::commands::{Context, open, snapshot_json, snapshots, tags};
+use crate::cli::exit::Exit;
+use crate::cli::render::{bytes, time};
+use crate::format::codec::escape;
+use crate::orchestrate::select::parse_time;
+use crate::repo::SnapshotInfo;
+
+pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Result<Exit> {
+    let wanted_tags = tags(&args.tag)?;
+    let at = args.at.as_deref().map(|text| parse_time(text, &TimeZone::system())).transpose()?;
+    let repository = open(global, context)?;
+    let mut all = snapshots(&repository, context)?;
+    all.retain(|info| {
+        args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
+            && wanted_tags.iter().all(|(key, value)| info.snapshot.tags.get(key) == Some(value))
+            && at.is_none_or(|at| info.snapshot.time <= at)
+    });
+    if at.is_some() {
+        // The newest of each name is the last of it.
+        let last: HashMap<String, _> = all.iter().map(|info| (info.snapshot.name.clone(), info.id)).collect();
+        all.retain(|info| last.get(&info.snapshot.name) == Some(&info.id));
+    }
+    if !all.is_empty() {
+        context.output.line(&format!(
+            "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:8}  {}",
+            "ID", "TIME", "NAME", "HOST", "SIZE", "STORED", "VERIFIED", "PATHS AND TAGS"
+        ))?;
+    }
+    for info in &all {
+        context.output.object("snapshot", snapshot_json(info))?;
+        context.output.line(&line(info))?;
+    }
+    context.output.summary(&format!("{} snapshots", all.len()), json!({ "snapshots": all.len() }))?;
+    Ok(Exit::Done)
+}
+
+fn line(info: &SnapshotInfo) -> String {
+    let snapshot = &info.snapshot;
+    let paths = snapshot.paths.iter().map(|path| escape(&path.0));
+    let tags = snapshot.tags.iter().map(|(key, value)| format!("{key}={}", escape(value.as_bytes())));
+    let mut last: Vec<String> = paths.chain(tags).collect();
+    if snapshot.summary.unread > 0 {
+        last.push(format!("({} unread)", snapshot.summary.unread));
+    }
+    let verified = info
+        .proof
+        .as_ref()
+        .map_or("-".to_owned(), |proof| proof.time.to_zoned_datetime(TimeZone::system()).strftime("%m-%d").to_string());
+    format!(
+        "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:8}  {}",
+        info.id.short(),
+        time(snapshot.time),
+        escape(snapshot.name.as_bytes()),
+        escape(snapshot.host.as_bytes()),
+        bytes(snapshot.summary.bytes),
+        bytes(snapshot.summary.stored_bytes),
+        verified,
+        last.join(" "),
+    )
+}

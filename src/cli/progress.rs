@@ -1,0 +1,102 @@
+//! Progress on the terminal: a bar with rate and time left. Without a terminal, or when quiet, only notices are shown.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::render::Output;
+use crate::progress::{Monitor, Notice, Phase, StopFlag};
+
+/// Shows what the core reports.
+pub struct Bars {
+    bar: Mutex<Option<ProgressBar>>,
+    show: bool,
+    output: Output,
+    stop: Arc<StopFlag>,
+    notices: AtomicU64,
+}
+
+impl Bars {
+    /// Bars on standard error, if it is a terminal.
+    pub fn new(output: Output, stop: Arc<StopFlag>) -> Self {
+        let show = !output.quiet && !output.json && std::io::stderr().is_terminal();
+        Bars { bar: Mutex::new(None), show, output, stop, notices: AtomicU64::new(0) }
+    }
+
+    fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            act(bar);
+        }
+    }
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Index => "indexing",
+        Phase::Backup => "backing up",
+        Phase::Restore => "restoring",
+        Phase::Check => "checking",
+        Phase::ReadData => "reading back",
+        Phase::Mark => "following",
+        Phase::Sweep => "rewriting",
+    }
+}
+
+fn style(phase: Phase, has_total: bool) -> ProgressStyle {
+    let in_bytes = matches!(phase, Phase::Backup | Phase::Restore | Phase::ReadData | Phase::Sweep);
+    let template = match (in_bytes, has_total) {
+        (true, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}",
+        (true, false) => "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed} {wide_msg}",
+        (false, true) => "{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta} left {wide_msg}",
+        (false, false) => "{prefix} {spinner} {pos} {per_sec} {elapsed} {wide_msg}",
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+impl Monitor for Bars {
+    fn begin(&self, phase: Phase, total: Option<u64>) {
+        if !self.show {
+            return;
+        }
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::new_spinner(),
+        };
+        bar.set_style(style(phase, total.is_some()));
+        bar.set_prefix(word(phase));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+    }
+
+    fn advance(&self, units: u64) {
+        self.with_bar(|bar| bar.inc(units));
+    }
+
+    fn item(&self, name: &str) {
+        self.with_bar(|bar| bar.set_message(name.to_owned()));
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.notices.fetch_add(1, Ordering::SeqCst);
+        let text = format!("cairn: {}: {}", notice.subject, notice.message);
+        let _ =
+            self.output.object("notice", serde_json::json!({ "subject": notice.subject, "message": notice.message }));
+        match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(bar) => bar.suspend(|| drop(writeln!(std::io::stderr(), "{text}"))),
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.is_set()
+    }
+}

@@ -1,0 +1,174 @@
+//! Second stage of the command line: where the repository is, what opens it, where the cache goes.
+//!
+//! Secrets come from files, programs, the environment or the terminal, never from arguments, and are wiped after use.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::cli::args::{Global, NewKeyArgs};
+use crate::cli::exit::Usage;
+use crate::cli::render::Output;
+use crate::format::key::Credential;
+
+/// A password is at most this long.
+const MAX_PASSWORD: u64 = 4096;
+
+/// The repository's directory.
+pub fn repository(global: &Global) -> Result<&Path> {
+    let missing = || Usage("no repository given: use --repo or CAIRN_REPO".to_owned());
+    Ok(global.repo.as_deref().ok_or_else(missing)?)
+}
+
+/// Where derived data is kept; `None` when there is no place that stays.
+pub fn cache(global: &Global) -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // systemd gives several directories separated by colons; the first is ours.
+    let systemd = std::env::var("CACHE_DIRECTORY").ok().and_then(|all| all.split(':').next().map(PathBuf::from));
+    let absolute = |path: &PathBuf| path.is_absolute();
+    global
+        .cache_dir
+        .clone()
+        .or(systemd.filter(absolute))
+        .or_else(|| from("XDG_CACHE_HOME").filter(absolute).map(|path| path.join("cairn")))
+        .or_else(|| from("HOME").filter(absolute).map(|path| path.join(".cache/cairn")))
+}
+
+/// What opens the repository.
+pub fn credential(global: &Global, output: &Output, confirm: bool) -> Result<Credential> {
+    if let Some(path) = &global.key_file {
+        return key_file(path, output);
+    }
+    if let Some(path) = &global.password_file {
+        return password_file(path, output);
+    }
+    if let Some(command) = &global.password_command {
+        return password_command(command);
+    }
+    if let Some(value) = std::env::var_os("CAIRN_PASSWORD") {
+        use std::os::unix::ffi::OsStringExt;
+        return password(Zeroizing::new(value.into_vec()), "CAIRN_PASSWORD");
+    }
+    ask("Password: ", confirm)
+}
+
+/// The new password or key file of `key add` and `key passwd`.
+pub fn new_credential(args: &NewKeyArgs, output: &Output) -> Result<Credential> {
+    if let Some(path) = &args.new_key_file {
+        if !path.exists() {
+            make_key_file(path)?;
+        }
+        return key_file(path, output);
+    }
+    if let Some(path) = &args.new_password_file {
+        return password_file(path, output);
+    }
+    ask("New password: ", true)
+}
+
+fn password(mut bytes: Zeroizing<Vec<u8>>, source: &str) -> Result<Credential> {
+    if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        bytes[end..].zeroize();
+        bytes.truncate(end);
+    }
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Err(Usage(format!("the password from {source} is empty")).into());
+    }
+    Ok(Credential::Password(bytes))
+}
+
+fn password_file(path: &Path, output: &Output) -> Result<Credential> {
+    let bytes = secret_file(path, output, MAX_PASSWORD)?;
+    password(bytes, &path.display().to_string())
+}
+
+fn key_file(path: &Path, output: &Output) -> Result<Credential> {
+    let bytes = secret_file(path, output, 33)?;
+    let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
+        Usage(format!("{} is no key file: it must have exactly 32 bytes, it has {}", path.display(), bytes.len()))
+    })?;
+    Ok(Credential::KeyFile(Zeroizing::new(key)))
+}
+
+fn secret_file(path: &Path, output: &Output, limit: u64) -> Result<Zeroizing<Vec<u8>>> {
+    let open = || -> Result<Zeroizing<Vec<u8>>> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+            output.note(&format!("{} can be read by others: chmod 600 it", path.display()));
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(limit as usize));
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    open().with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn make_key_file(path: &Path) -> Result<()> {
+    let mut key: [u8; 32] = crate::format::crypto::random()?;
+    let make = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(&key)?;
+        file.sync_all()
+    };
+    let made = make().with_context(|| format!("cannot make {}", path.display()));
+    key.zeroize();
+    made
+}
+
+fn password_command(command: &str) -> Result<Credential> {
+    let mut words = command.split_whitespace();
+    let program = words.next().ok_or_else(|| Usage("--password-command is empty".to_owned()))?;
+    let failed = || format!("--password-command {program} failed");
+    let mut child =
+        Command::new(program).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(failed)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD as usize));
+    if let Some(output) = child.stdout.take() {
+        output.take(MAX_PASSWORD).read_to_end(&mut bytes).with_context(failed)?;
+    }
+    let status = child.wait().with_context(failed)?;
+    if !status.success() {
+        return Err(anyhow::anyhow!("it ended with {status}")).with_context(failed);
+    }
+    password(bytes, "--password-command")
+}
+
+fn ask(prompt: &str, confirm: bool) -> Result<Credential> {
+    let missing = || {
+        let ways = "--password-file, --password-command, --key-file or CAIRN_PASSWORD";
+        Usage(format!("no password given and no terminal to ask on: use {ways}"))
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(missing().into());
+    }
+    let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| missing())?;
+    let first = read_hidden(&terminal, prompt)?;
+    if confirm && read_hidden(&terminal, "Again: ")? != first {
+        return Err(Usage("the two passwords differ".to_owned()).into());
+    }
+    password(first, "the terminal")
+}
+
+fn read_hidden(terminal: &File, prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let mut out = terminal;
+    out.write_all(prompt.as_bytes())?;
+    let before = tcgetattr(terminal)?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(terminal, OptionalActions::Flush, &hidden)?;
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD as usize));
+    let read = BufReader::new(terminal.take(MAX_PASSWORD)).read_until(b'\n', &mut line);
+    tcsetattr(terminal, OptionalActions::Flush, &before)?;
+    out.write_all(b"\n")?;
+    read?;
+    Ok(line)
+}
