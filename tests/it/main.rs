@@ -8,6 +8,7 @@
 
 mod backend;
 mod cli;
+mod compat;
 mod crash;
 mod damage;
 mod gc;
