@@ -1,0 +1,4 @@
+//! What tests of several subjects share.
+
+pub mod conformance;
+pub mod memory;
