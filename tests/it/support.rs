@@ -1,4 +1,6 @@
 //! What tests of several subjects share.
 
 pub mod conformance;
+pub mod faulty;
 pub mod memory;
+pub mod recording;
