@@ -1,6 +1,8 @@
-//! Storage: every backend passes the conformance suite; what only a real file system can show is in `local`; that the
+//! Storage: every backend passes the conformance suite; what only a real file system can show is in `local` and
+//! `durable`; that the
 //! failing and the counting backends do what they say is in `wrapper`.
 
+mod durable;
 mod local;
 mod wrapper;
 
