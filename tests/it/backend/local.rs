@@ -158,6 +158,7 @@ fn foreign_names_are_not_objects() {
         "data/notes".to_owned(),
         "data/AB".to_owned(),
         "data/cd".to_owned(),
+        format!("snapshots/{}", hex.to_uppercase()),
         format!("snapshots/{hex}~"),
         "snapshots/.nfs0001".to_owned(),
         format!("tmp/{hex}"),
