@@ -47,6 +47,7 @@ pub const SOFT_BLOCK: usize = 64 << 10;
 /// See [`SOFT_BLOCK`].
 pub const MAX_RECORDS: usize = 1024;
 
+const MAX_NANOSECONDS: u64 = 999_999_999;
 const TAG: u8 = b'R';
 const SAME_OWNER: u8 = 1;
 const XATTRS: u8 = 2;
@@ -161,6 +162,33 @@ impl Entry {
         }
     }
 
+    /// Fails on what a decoder would refuse: nothing is stored that cannot be read back.
+    pub fn validate(&self) -> Result<(), FormatError> {
+        validate_path(&self.path)?;
+        at_most("mode", u64::from(self.mode), 0o7777)?;
+        at_most("user name length", self.owner.user.len() as u64, MAX_TEXT as u64)?;
+        at_most("group name length", self.owner.group.len() as u64, MAX_TEXT as u64)?;
+        at_most("nanoseconds", self.mtime.nanoseconds.max(self.ctime.nanoseconds).into(), MAX_NANOSECONDS)?;
+        at_most("attribute count", self.xattrs.len() as u64, MAX_XATTRS as u64)?;
+        for (name, _) in &self.xattrs {
+            at_most("attribute name length", name.len() as u64, MAX_COMPONENT as u64)?;
+        }
+        let xattr_bytes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        at_most("attribute length", xattr_bytes as u64, MAX_XATTR_BYTES as u64)?;
+        match &self.node {
+            Node::Symlink { target } => at_most("symlink target length", target.len() as u64, MAX_TEXT as u64),
+            Node::File { size, extents, content } => {
+                at_most("file size", *size, i64::MAX as u64)?;
+                let stored = extents.as_deref().map_or(Ok(*size), |extents| extent_bytes(extents, *size))?;
+                if content.bytes != stored {
+                    return Err(FormatError::invalid("tree record", "a file and its content differ in length"));
+                }
+                content.validate()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The last component.
     pub fn name(&self) -> &[u8] {
         self.path.rsplit(|b| *b == b'/').next().unwrap_or_default()
@@ -189,6 +217,25 @@ pub fn validate_path(path: &[u8]) -> Result<(), FormatError> {
         return Err(FormatError::invalid("path", format!("{:?}", crate::format::codec::escape(path))));
     }
     Ok(())
+}
+
+fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), FormatError> {
+    if found > limit { Err(FormatError::TooLarge { what, found, limit }) } else { Ok(()) }
+}
+
+/// The bytes of these extents of a file of this size; fails when they are not in order, touch, or do not fit.
+fn extent_bytes(extents: &[Extent], size: u64) -> Result<u64, FormatError> {
+    at_most("extent count", extents.len() as u64, MAX_EXTENTS as u64)?;
+    let (mut bytes, mut end) = (0, None);
+    for extent in extents {
+        let this_end = extent.offset.checked_add(extent.len).filter(|this_end| *this_end <= size);
+        match this_end {
+            Some(this_end) if extent.len > 0 && end.is_none_or(|end| extent.offset > end) => end = Some(this_end),
+            _ => return Err(FormatError::invalid("extent", "it is empty, out of order, or beyond the file")),
+        }
+        bytes += extent.len;
+    }
+    Ok(bytes)
 }
 
 /// Encodes the records of one block.
@@ -222,7 +269,8 @@ impl BlockEncoder {
 
     /// Appends an entry, which must be valid and sort after the one before.
     pub fn push(&mut self, entry: Entry) -> Result<(), FormatError> {
-        validate_path(&entry.path)?;
+        entry.validate()?;
+        at_most("tree block record count", self.records as u64 + 1, MAX_RECORDS as u64)?;
         let start = self.out.len();
         let first = Entry::before_first();
         let previous = self.previous.as_ref().unwrap_or(&first);
@@ -399,7 +447,7 @@ fn take_owner(cursor: &mut Cursor<'_>) -> Result<Owner, FormatError> {
 
 fn take_time(cursor: &mut Cursor<'_>, previous: FileTime) -> Result<FileTime, FormatError> {
     let seconds = previous.seconds.wrapping_add(cursor.zigzag("time")?);
-    let nanoseconds = cursor.varint_up_to(999_999_999, "nanoseconds")? as u32;
+    let nanoseconds = cursor.varint_up_to(MAX_NANOSECONDS, "nanoseconds")? as u32;
     Ok(FileTime { seconds, nanoseconds })
 }
 
@@ -449,10 +497,12 @@ fn take_extents(cursor: &mut Cursor<'_>, size: u64) -> Result<Vec<Extent>, Forma
 
 fn take_xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FormatError> {
     let count = cursor.varint_up_to(MAX_XATTRS as u64, "attribute count")?;
-    let mut xattrs = Vec::new();
+    let (mut xattrs, mut room) = (Vec::new(), MAX_XATTR_BYTES);
     for _ in 0..count {
-        let name = cursor.bytes(MAX_COMPONENT, "attribute name")?.to_vec();
-        let value = cursor.bytes(MAX_XATTR_BYTES, "attribute value")?.to_vec();
+        let name = cursor.bytes(MAX_COMPONENT.min(room), "attribute name")?.to_vec();
+        room -= name.len();
+        let value = cursor.bytes(room, "attribute value")?.to_vec();
+        room -= value.len();
         xattrs.push((name, value));
     }
     Ok(xattrs)
