@@ -3,12 +3,13 @@
 use std::process::Command;
 
 use cairn::format::config::Config;
+use cairn::format::content::Content;
 use cairn::format::crypto::{Envelope, FOOTER_POSITION, HEADER_LEN, Keys};
 use cairn::format::key::KeyObject;
 use cairn::format::list::{ListKind, decode_node};
 use cairn::format::record::{self, Snapshot};
-use cairn::format::tree::{BlockEncoder, decode_block};
-use cairn::format::{Kind, ObjectId, frame, pack};
+use cairn::format::tree::{BlockEncoder, Entry, Extent, FileTime, Node, Owner, decode_block};
+use cairn::format::{ChunkId, Kind, ObjectId, frame, pack};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, proptest};
 use proptest::sample::Index;
@@ -17,6 +18,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use super::keys;
 use super::seal::{lease, snapshot};
 use crate::support::entries::sorted_entries;
+
+/// The greatest integer, as LEB128.
+const HUGE: &[u8] = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
 
 /// Gives the bytes to every decoder that takes bytes which no hash or tag protects, and to those behind a seal with
 /// a seal that is right: whoever has the key, or wrote the repository, may be hostile too.
@@ -88,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn spoilt_bytes_do_not_panic(good in good(), spoil in vec((any::<Index>(), any::<u8>(), 0u8..4), 1..5)) {
+    fn spoilt_bytes_do_not_panic(good in good(), spoil in vec((any::<Index>(), any::<u8>(), 0u8..5), 1..5)) {
         let mut bytes = good;
         for (at, value, how) in spoil {
             let at = at.index(bytes.len().max(1));
@@ -96,10 +100,35 @@ proptest! {
                 0 if at < bytes.len() => bytes[at] = value,
                 1 => bytes.insert(at, value),
                 2 => bytes.truncate(at),
+                3 if at < bytes.len() => drop(bytes.splice(at..=at, HUGE.iter().copied())),
                 _ => bytes.extend_from_within(at.min(bytes.len())..),
             }
         }
         decode_all(&keys(), &bytes);
+    }
+}
+
+#[test]
+fn huge_numbers_in_a_tree_block_do_not_overflow() {
+    let extents = [(5, 5), (20, 5), (40, 1)].map(|(offset, len)| Extent { offset, len });
+    let content = Content { bytes: 11, levels: 1, root: Some(ChunkId::from_bytes([1; 16])) };
+    let file = Node::File { size: i64::MAX as u64, extents: Some(extents.to_vec()), content };
+    let mut encoder = BlockEncoder::default();
+    for (path, node) in [("a", file), ("b", Node::CharDevice { major: 1, minor: 2 })] {
+        let (path, owner) = (path.into(), Owner { uid: 1, ..Owner::default() });
+        let time = FileTime { seconds: 1, nanoseconds: 1 };
+        let (mtime, ctime) = (time, time);
+        let xattrs = vec![(b"n".to_vec(), b"v".to_vec())];
+        let link_device = Some(7);
+        let entry =
+            Entry { path, node, mode: 0o644, owner, mtime, ctime, inode: 9, link_device, unstable: false, xattrs };
+        encoder.push(entry).unwrap();
+    }
+    let block = encoder.finish();
+    for at in 0..block.len() {
+        for number in [HUGE, &HUGE[1..], b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff\xff\xff\xff\x0f"] {
+            let _ = decode_block(&[&block[..at], number, &block[at + 1..]].concat());
+        }
     }
 }
 
@@ -115,9 +144,8 @@ fn little_memory() {
     let limit = Some(600 << 20);
     setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).unwrap();
     let keys = keys();
-    let huge = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01".as_slice();
     let large = b"\xff\xff\xff\xff\x0f".as_slice();
-    for number in [huge, large, b"\xff\xff\x03", b"\x80\x80\x04"] {
+    for number in [HUGE, large, b"\xff\xff\x03", b"\x80\x80\x04"] {
         // The number at each place where a length or a count may be.
         for tag in [&b""[..], b"R", b"R\0\x01a\x01", b"L\x01", b"T\x01"] {
             for place in 0..40 {

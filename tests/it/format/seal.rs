@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cairn::format::content::Content;
 use cairn::format::crypto::{FOOTER_POSITION, HEADER_LEN, Keys, MasterKey, TAG_LEN};
 use cairn::format::pack::{self, ChunkEntry, FrameEntry, TRAILER_LEN};
@@ -69,6 +70,20 @@ fn sealed_bytes_open_only_where_they_belong() {
     let wrong = Keys::derive(&MasterKey::from_bytes([8; 32]), REPOSITORY);
     assert!(is_authentication(open(&wrong, Kind::DataPack, &header, 3, &bytes)), "key");
     assert!(is_authentication(open(&keys, Kind::DataPack, &header, 3, &bytes[..TAG_LEN - 1])), "no room for a tag");
+}
+
+/// The construction that the format describes, made here once more from its parts.
+#[test]
+fn sealed_bytes_are_what_the_format_says() {
+    let (header, bytes) = sealed(&keys(), Kind::Snapshot, 0x0102_0304, b"plain");
+    assert_eq!(header[..8], *b"CAIRN\0\x01\x03");
+    let seal = blake3::derive_key("cairn 1 seal", &[7; 32]);
+    let key = blake3::keyed_hash(&seal, &header);
+    let nonce = Nonce::assume_unique_for_key([4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let aad = [&REPOSITORY.as_bytes()[..], &header[..8], &[4, 3, 2, 1, 0, 0, 0, 0]].concat();
+    let mut opened = bytes;
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_bytes()).unwrap());
+    assert_eq!(key.open_in_place(nonce, Aad::from(aad), &mut opened).unwrap(), b"plain");
 }
 
 #[test]
