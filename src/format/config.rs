@@ -30,7 +30,7 @@ impl ChunkSizes {
     fn validate(&self) -> Result<(), FormatError> {
         let ChunkSizes { min, average, max } = *self;
         let even = [min, average, max].iter().all(|size| size % 2 == 0);
-        let fits = (64..=1 << 20).contains(&min) && average >= 256 && max >= 1024 && max <= 1 << 20;
+        let fits = (64..=1 << 20).contains(&min) && average >= 256 && (1024..=1 << 20).contains(&max);
         if even && fits && min < average && average < max {
             Ok(())
         } else {

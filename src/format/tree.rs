@@ -128,6 +128,9 @@ pub enum Node {
     Unread,
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -150,7 +153,7 @@ pub struct Entry {
     /// True when the file changed while it was read: the content may be mixed, and it is never taken as unchanged.
     pub unstable: bool,
     /// Extended attributes (POSIX ACLs among them), sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
 }
 
 impl Entry {
@@ -495,7 +498,7 @@ fn take_extents(cursor: &mut Cursor<'_>, size: u64) -> Result<Vec<Extent>, Forma
     Ok(extents)
 }
 
-fn take_xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FormatError> {
+fn take_xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<Xattr>, FormatError> {
     let count = cursor.varint_up_to(MAX_XATTRS as u64, "attribute count")?;
     let (mut xattrs, mut room) = (Vec::new(), MAX_XATTR_BYTES);
     for _ in 0..count {
