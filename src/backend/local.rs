@@ -1,38 +1,348 @@
-//! A repository in a directory.
+//! A repository in a local or mounted directory: one file an object.
 //!
 //! ```text
-//! config   keys/HEX   data/HH/HEX   meta/HH/HEX   snapshots/HEX   sets/HEX   tombstones/HEX   leases/HEX
-//! proofs/HEX   forgotten/HEX   tmp/
+//! REPO/config  keys/HEX  data/HH/HEX  meta/HH/HEX  snapshots/HEX  sets/HEX  tombstones/HEX  leases/HEX  proofs/HEX
+//!      forgotten/HEX  tmp/
 //! ```
-//! A write goes to a random name in `tmp`, is fsynced, and renamed with RENAME_NOREPLACE: an object appears whole, once.
-//! The directories touched are fsynced by the next `sync`, so one barrier serves many objects. The race this leaves open
-//! on purpose: before `sync`, a power loss may take a finished object; nothing refers to it yet.
+//! HEX is the id in lower case hexadecimal, HH its first two digits.
+//!
+//! Invariant: a name outside `tmp/` always leads to a whole and durable file. An object is written under a random
+//! name in `tmp/`, flushed to the disk, and only then renamed, in a way that fails when the name is taken: of two
+//! writers of one id exactly one succeeds, and a reader never sees half of an object. The rename itself is durable
+//! after [`Backend::sync`], which flushes each directory that was changed. A process that is killed leaves at most a
+//! file in `tmp/`.
+//!
+//! The race that `sync` prevents: thread A takes the list of changed directories and flushes them; thread B finds the
+//! list empty and returns, while the directory of B's object is not flushed yet. So syncs go one after another.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
+use tempfile::NamedTempFile;
 
 use crate::backend::{Backend, BackendError, ByteRange, Stat};
 use crate::format::{Kind, ObjectId};
 
-/// A directory with a repository.
+const CONFIG: &str = "config";
+const TEMPORARY: &str = "tmp";
+/// What `mkfs` puts into a new file system, which may be given to a repository as a whole.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// A repository in a directory.
 pub struct Local {
     root: PathBuf,
-    /// Directories with entries that no `sync` has made durable.
-    touched: Mutex<BTreeSet<PathBuf>>,
+    /// Directories with changed names, to be flushed by the next sync.
+    changed: Mutex<BTreeSet<PathBuf>>,
+    /// Held for the whole of a sync.
+    syncing: Mutex<()>,
 }
 
-const TEMPORARY: &str = "tmp";
+impl Local {
+    /// Makes an empty repository directory, which must not exist or must be empty.
+    pub fn create(path: &Path) -> Result<Self, BackendError> {
+        let local = Self::at(path)?;
+        let root = local.root.as_path();
+        let failed = |source| local.failure("make", "the directory", source);
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        if let Some(found) = contents(root).map_err(failed)? {
+            return Err(BackendError::NotEmpty { location: local.location(), found });
+        }
+        for name in Kind::ALL.into_iter().filter_map(directory).chain([TEMPORARY]) {
+            match DirBuilder::new().mode(0o700).create(root.join(name)) {
+                // Somebody else is making a repository here at this moment.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(BackendError::NotEmpty { location: local.location(), found: name.to_owned() });
+                }
+                other => other.map_err(failed)?,
+            }
+        }
+        local.note_change(root);
+        if let Some(parent) = root.parent() {
+            local.note_change(parent);
+        }
+        local.sync()?;
+        Ok(local)
+    }
 
-fn folder(kind: Kind) -> &'static str {
-    match kind {
+    /// Opens a repository directory: one that has a configuration.
+    pub fn open(path: &Path) -> Result<Self, BackendError> {
+        let local = Self::at(path)?;
+        match fs::symlink_metadata(local.root.join(CONFIG)) {
+            Ok(_) => Ok(local),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(BackendError::NoRepository { location: local.location() })
+            }
+            Err(source) => Err(local.failure("open", CONFIG, source)),
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self, BackendError> {
+        // Absolute, so that a later change of the working directory does not move the repository.
+        let root = std::path::absolute(path).map_err(|source| BackendError::Io {
+            action: "open",
+            what: "the repository".to_owned(),
+            location: path.display().to_string(),
+            source,
+        })?;
+        Ok(Local { root, changed: Mutex::default(), syncing: Mutex::default() })
+    }
+
+    /// The directory of an object, and its path.
+    fn place(&self, kind: Kind, id: &ObjectId) -> (PathBuf, PathBuf) {
+        let Some(name) = directory(kind) else {
+            return (self.root.clone(), self.root.join(CONFIG));
+        };
+        let hex = id.to_string();
+        let mut dir = self.root.join(name);
+        if is_spread(kind) {
+            dir.push(&hex[..2]);
+        }
+        let path = dir.join(hex);
+        (dir, path)
+    }
+
+    /// Opens an object, and makes sure that it is a regular file: a symlink could lead out of the repository, and a
+    /// pipe would wait for ever.
+    fn open_object(&self, kind: Kind, id: &ObjectId) -> Result<(File, Metadata), BackendError> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let (_, path) = self.place(kind, id);
+        let open = || {
+            let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_file() { Ok((file, metadata)) } else { Err(not_regular()) }
+        };
+        open().map_err(|source| self.object_failure("read", kind, id, source))
+    }
+
+    fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.root.join(TEMPORARY);
+        make_directory(&temporary)?;
+        let mut file = NamedTempFile::new_in(&temporary)?;
+        file.as_file_mut().write_all(bytes)?;
+        file.as_file().sync_all()?;
+        let (dir, path) = self.place(kind, id);
+        if dir != self.root {
+            make_directory(&dir)?;
+        }
+        // renameat2 with RENAME_NOREPLACE, or link and unlink where the file system does not know that.
+        file.persist_noclobber(path)?;
+        // The parent as well: another thread or process may have made `dir` and not flushed it yet.
+        if is_spread(kind)
+            && let Some(parent) = dir.parent()
+        {
+            self.note_change(parent);
+        }
+        self.note_change(&dir);
+        Ok(())
+    }
+
+    fn note_change(&self, directory: &Path) {
+        let mut changed = lock(&self.changed);
+        if !changed.contains(directory) {
+            changed.insert(directory.to_owned());
+        }
+    }
+
+    /// Visits the objects of one directory; with `spread`, those that belong there by their first two digits.
+    fn list_directory(&self, path: &Path, spread: Option<&str>, visit: &mut Visit<'_>) -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(parse_name) else { continue };
+            if spread.is_some_and(|digits| name.to_str().is_some_and(|name| !name.starts_with(digits))) {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => visit(id, metadata.len()),
+                Ok(_) => {}
+                // Removed since the directory was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn list_spread(&self, path: &Path, visit: &mut Visit<'_>) -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let name = entry?.file_name();
+            let Some(digits) = name.to_str().filter(|name| is_lower_hex(name, 2)) else { continue };
+            match self.list_directory(&path.join(digits), Some(digits), visit) {
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn debris(&self, age: Duration, dry_run: bool) -> io::Result<(u64, u64)> {
+        let temporary = self.root.join(TEMPORARY);
+        make_directory(&temporary)?;
+        // The time of a new file is the storage's own clock, which may differ from this machine's.
+        let now = NamedTempFile::new_in(&temporary)?.as_file().metadata()?.modified()?;
+        let (mut pieces, mut bytes) = (0, 0);
+        for entry in fs::read_dir(&temporary)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Its writer has finished meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            let old = now.duration_since(metadata.modified()?).is_ok_and(|passed| passed >= age);
+            if !metadata.is_file() || !old {
+                continue;
+            }
+            if !dry_run {
+                match fs::remove_file(entry.path()) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    other => other?,
+                }
+            }
+            pieces += 1;
+            bytes += metadata.len();
+        }
+        Ok((pieces, bytes))
+    }
+
+    fn object_failure(&self, action: &'static str, kind: Kind, id: &ObjectId, source: io::Error) -> BackendError {
+        let (id, location) = (*id, self.location());
+        if Errno::from_io_error(&source) == Some(Errno::LOOP) {
+            return self.failure(action, format!("{kind} {id}"), not_regular());
+        }
+        match source.kind() {
+            io::ErrorKind::NotFound if action != "write" => BackendError::NotFound { kind, id, location },
+            io::ErrorKind::AlreadyExists => BackendError::AlreadyExists { kind, id, location },
+            _ => self.failure(action, format!("{kind} {id}"), source),
+        }
+    }
+
+    fn failure(&self, action: &'static str, what: impl Into<String>, source: io::Error) -> BackendError {
+        let (what, location) = (what.into(), self.location());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BackendError::Full { what, location, source },
+            _ => BackendError::Io { action, what, location, source },
+        }
+    }
+}
+
+impl Backend for Local {
+    fn read(&self, kind: Kind, id: &ObjectId, range: ByteRange) -> Result<Vec<u8>, BackendError> {
+        let (file, metadata) = self.open_object(kind, id)?;
+        let len = metadata.len();
+        let out_of_range = |len, wanted| BackendError::Range { kind, id: *id, location: self.location(), len, wanted };
+        let failed = |source| self.object_failure("read", kind, id, source);
+        match range {
+            ByteRange::All { limit } if len > limit => Err(out_of_range(len, format!("at most {limit}"))),
+            ByteRange::All { .. } => {
+                let mut bytes = Vec::with_capacity(len as usize);
+                file.take(len).read_to_end(&mut bytes).map_err(failed)?;
+                match bytes.len() as u64 {
+                    found if found == len => Ok(bytes),
+                    found => Err(out_of_range(found, len.to_string())),
+                }
+            }
+            ByteRange::At { offset, len: wanted } => {
+                let end = offset.checked_add(wanted).filter(|end| *end <= len);
+                let Some(end) = end else {
+                    return Err(out_of_range(len, format!("{wanted} from {offset} on")));
+                };
+                let mut bytes = vec![0; wanted as usize];
+                match file.read_exact_at(&mut bytes, offset) {
+                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(out_of_range(len, format!("{end}"))),
+                    other => other.map(|()| bytes).map_err(failed),
+                }
+            }
+        }
+    }
+
+    fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError> {
+        self.write(kind, id, bytes).map_err(|source| self.object_failure("write", kind, id, source))
+    }
+
+    fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {
+        let listed = match directory(kind) {
+            None => match fs::symlink_metadata(self.root.join(CONFIG)) {
+                Ok(metadata) => {
+                    visit(ObjectId::ZERO, metadata.len());
+                    Ok(())
+                }
+                Err(e) => Err(e),
+            },
+            Some(name) if is_spread(kind) => self.list_spread(&self.root.join(name), visit),
+            Some(name) => self.list_directory(&self.root.join(name), None, visit),
+        };
+        match listed {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && may_be_missing(kind) => Ok(()),
+            other => other.map_err(|source| self.failure("list", format!("every {kind}"), source)),
+        }
+    }
+
+    fn stat(&self, kind: Kind, id: &ObjectId) -> Result<Stat, BackendError> {
+        let (_, path) = self.place(kind, id);
+        let stat = || {
+            let metadata = fs::symlink_metadata(path)?;
+            if !metadata.is_file() {
+                return Err(not_regular());
+            }
+            Ok(Stat { len: metadata.len(), modified: timestamp(metadata.modified()?)? })
+        };
+        stat().map_err(|source| self.object_failure("look up", kind, id, source))
+    }
+
+    fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError> {
+        let (dir, path) = self.place(kind, id);
+        fs::remove_file(path).map_err(|source| self.object_failure("remove", kind, id, source))?;
+        self.note_change(&dir);
+        Ok(())
+    }
+
+    fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
+        // The other process flushed the file before it renamed it; its directories may still be to do.
+        let (directory, _) = self.place(kind, id);
+        if let Some(above) = directory.parent().filter(|_| is_spread(kind)) {
+            self.note_change(above);
+        }
+        self.note_change(&directory);
+    }
+
+    fn sync(&self) -> Result<(), BackendError> {
+        let _turn = lock(&self.syncing);
+        let directories = std::mem::take(&mut *lock(&self.changed));
+        for directory in &directories {
+            if let Err(source) = sync_directory(directory) {
+                // Nothing is known to be durable: the next sync must try all of them again.
+                let what = directory.display().to_string();
+                lock(&self.changed).extend(directories);
+                return Err(self.failure("flush", what, source));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError> {
+        self.debris(Duration::from_secs(age_seconds), dry_run)
+            .map_err(|source| self.failure("remove debris from", TEMPORARY, source))
+    }
+
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+}
+
+type Visit<'a> = dyn FnMut(ObjectId, u64) + 'a;
+
+/// The directory that holds a kind's objects; the configuration is a file of its own.
+fn directory(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
         Kind::DataPack => "data",
         Kind::MetaPack => "meta",
         Kind::Snapshot => "snapshots",
@@ -42,290 +352,73 @@ fn folder(kind: Kind) -> &'static str {
         Kind::Proof => "proofs",
         Kind::Forgotten => "forgotten",
         Kind::Key => "keys",
-        Kind::Config => "",
-    }
+        Kind::Config => return None,
+    })
 }
 
+/// Whether a kind's objects are spread over directories by their first two digits.
 fn is_spread(kind: Kind) -> bool {
     matches!(kind, Kind::DataPack | Kind::MetaPack)
 }
 
-impl Local {
-    /// Makes the directories of a new repository in a place that is empty or not there.
-    pub fn create(root: &Path) -> Result<Self, BackendError> {
-        let local = Local { root: root.to_owned(), touched: Mutex::default() };
-        match fs::read_dir(root) {
-            Ok(mut entries) => {
-                if let Some(entry) = entries.next() {
-                    let entry = entry.map_err(local.failed("list", "the directory"))?;
-                    let found = format!("{:?}", entry.file_name());
-                    return Err(BackendError::NotEmpty { location: local.location(), found });
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(local.failed("list", "the directory")(error)),
-        }
-        let kinds = Kind::ALL.into_iter().map(folder).filter(|name| !name.is_empty());
-        for name in kinds.chain([TEMPORARY]) {
-            let path = root.join(name);
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(local.failed("create", name))?;
-        }
-        local.touch(root);
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            local.touch(parent);
-        }
-        local.sync()?;
-        Ok(local)
-    }
+/// Tools that copy a repository may drop its empty directories. But one that always holds something is never taken
+/// as empty because it cannot be found: a gc would believe that nothing is needed any more.
+fn may_be_missing(kind: Kind) -> bool {
+    !matches!(kind, Kind::DataPack | Kind::MetaPack | Kind::Snapshot | Kind::Key)
+}
 
-    /// Opens a directory that holds a repository.
-    pub fn open(root: &Path) -> Result<Self, BackendError> {
-        let local = Local { root: root.to_owned(), touched: Mutex::default() };
-        match fs::symlink_metadata(root.join("config")) {
-            Ok(metadata) if metadata.is_file() => Ok(local),
-            Ok(_) => Err(BackendError::NoRepository { location: local.location() }),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Err(BackendError::NoRepository { location: local.location() })
-            }
-            Err(error) => Err(local.failed("open", "config")(error)),
-        }
-    }
+/// The id that an object's file name tells, in the one spelling that this backend writes.
+fn parse_name(name: &str) -> Option<ObjectId> {
+    if is_lower_hex(name, 2 * ObjectId::LEN) { ObjectId::from_hex(name).ok() } else { None }
+}
 
-    fn path(&self, kind: Kind, id: &ObjectId) -> PathBuf {
-        if kind == Kind::Config {
-            return self.root.join("config");
-        }
-        let name = id.to_string();
-        let folder = self.root.join(folder(kind));
-        if is_spread(kind) { folder.join(&name[..2]).join(name) } else { folder.join(name) }
-    }
+fn is_lower_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
 
-    fn failed(&self, action: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> BackendError {
-        let (what, location) = (what.into(), self.location());
-        move |source| {
-            if is_full(&source) {
-                BackendError::Full { what, location, source }
-            } else {
-                BackendError::Io { action, what, location, source }
-            }
-        }
+/// Some of the names in a directory, for people; `None` when it is empty.
+fn contents(path: &Path) -> io::Result<Option<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(path)? {
+        names.insert(entry?.file_name().to_string_lossy().into_owned());
     }
+    names.remove(LOST_AND_FOUND);
+    let shown: Vec<&str> = names.iter().take(3).map(String::as_str).collect();
+    let more = names.len() - shown.len();
+    Ok(match (names.contains(CONFIG), more) {
+        _ if names.is_empty() => None,
+        (true, _) => Some("a repository (there is a file named config)".to_owned()),
+        (false, 0) => Some(shown.join(", ")),
+        (false, _) => Some(format!("{} and {more} more", shown.join(", "))),
+    })
+}
 
-    /// As [`Local::failed`], for an object; a missing one is `NotFound`.
-    fn object_failed(&self, action: &'static str, kind: Kind, id: &ObjectId) -> impl FnOnce(io::Error) -> BackendError {
-        let (failed, id, location) = (self.failed(action, format!("{kind} {id}")), *id, self.location());
-        move |error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                BackendError::NotFound { kind, id, location }
-            } else {
-                failed(error)
-            }
-        }
-    }
-
-    fn touch(&self, directory: &Path) {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned());
-    }
-
-    fn open_object(&self, kind: Kind, id: &ObjectId) -> Result<(File, u64), BackendError> {
-        // A fifo or a link in an object's place must neither hang nor lead elsewhere.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
-        let open = OpenOptions::new().read(true).custom_flags(flags).open(self.path(kind, id));
-        let file = open.map_err(self.object_failed("open", kind, id))?;
-        let metadata = file.metadata().map_err(self.object_failed("stat", kind, id))?;
-        if !metadata.is_file() {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-            return Err(self.object_failed("open", kind, id)(source));
-        }
-        Ok((file, metadata.len()))
-    }
-
-    fn write_temporary(&self, bytes: &[u8]) -> io::Result<tempfile::TempPath> {
-        let mut file = tempfile::Builder::new().prefix("w").tempfile_in(self.root.join(TEMPORARY))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        Ok(file.into_temp_path())
+/// Makes one directory unless it is there. Never its parents: a repository that vanished (a disk that is not mounted)
+/// must not begin anew in the mount point.
+fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Renames without replacing; file systems that lack it get a hard link and an unlink.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        result => Ok(result?),
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match File::open(path).and_then(|directory| directory.sync_all()) {
+        // Some network file systems have no such operation, and nothing to flush.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        other => other,
     }
 }
 
-impl Backend for Local {
-    fn read(&self, kind: Kind, id: &ObjectId, range: ByteRange) -> Result<Vec<u8>, BackendError> {
-        let (mut file, len) = self.open_object(kind, id)?;
-        let (offset, wanted, fits, words) = match range {
-            ByteRange::All { limit } => (0, len, len <= limit, format!("at most {limit}")),
-            ByteRange::At { offset, len: wanted } => {
-                let fits = offset.checked_add(wanted).is_some_and(|end| end <= len);
-                (offset, wanted, fits, format!("{wanted} bytes from offset {offset}"))
-            }
-        };
-        let short = |len| BackendError::Range { kind, id: *id, location: self.location(), len, wanted: words };
-        if !fits {
-            return Err(short(len));
-        }
-        let failed = || self.object_failed("read", kind, id);
-        if offset > 0 {
-            file.seek(SeekFrom::Start(offset)).map_err(failed())?;
-        }
-        let mut bytes = Vec::with_capacity(wanted as usize);
-        file.take(wanted).read_to_end(&mut bytes).map_err(failed())?;
-        if bytes.len() as u64 != wanted {
-            return Err(short(bytes.len() as u64));
-        }
-        Ok(bytes)
-    }
-
-    fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError> {
-        let failed = || self.failed("write", format!("{kind} {id}"));
-        let temporary = self.write_temporary(bytes).map_err(failed())?;
-        let path = self.path(kind, id);
-        let directory = path.parent().unwrap_or(&self.root).to_owned();
-        let renamed = match rename_new(&temporary, &path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_spread(kind) => {
-                // The first object of its folder.
-                match DirBuilder::new().mode(0o700).create(&directory) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                    _ => {
-                        self.touch(&self.root.join(folder(kind)));
-                        rename_new(&temporary, &path)
-                    }
-                }
-            }
-            result => result,
-        };
-        match renamed {
-            Ok(()) => {
-                // The name is gone, so there is nothing to clean up.
-                let _ = temporary.keep();
-                self.touch(&directory);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(BackendError::AlreadyExists { kind, id: *id, location: self.location() })
-            }
-            Err(error) => Err(failed()(error)),
-        }
-    }
-
-    fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {
-        if kind == Kind::Config {
-            let len = self.stat(kind, &ObjectId::ZERO)?.len;
-            visit(ObjectId::ZERO, len);
-            return Ok(());
-        }
-        let top = self.root.join(folder(kind));
-        if !is_spread(kind) {
-            return self.list_folder(&top, "", visit);
-        }
-        for entry in fs::read_dir(&top).map_err(self.failed("list", folder(kind)))? {
-            let entry = entry.map_err(self.failed("list", folder(kind)))?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| name.len() == 2) else { continue };
-            if entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
-                self.list_folder(&entry.path(), name, visit)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn stat(&self, kind: Kind, id: &ObjectId) -> Result<Stat, BackendError> {
-        let failed = || self.object_failed("stat", kind, id);
-        let metadata = fs::symlink_metadata(self.path(kind, id)).map_err(failed())?;
-        let modified = Timestamp::new(metadata.mtime(), metadata.mtime_nsec() as i32)
-            .map_err(|error| failed()(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
-        Ok(Stat { len: metadata.len(), modified })
-    }
-
-    fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError> {
-        let path = self.path(kind, id);
-        fs::remove_file(&path).map_err(self.object_failed("remove", kind, id))?;
-        self.touch(path.parent().unwrap_or(&self.root));
-        Ok(())
-    }
-
-    fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
-        // The other process fsynced the file before it renamed it; its directory may still be to do.
-        self.touch(self.path(kind, id).parent().unwrap_or(&self.root));
-        if is_spread(kind) {
-            self.touch(&self.root.join(folder(kind)));
-        }
-    }
-
-    fn sync(&self) -> Result<(), BackendError> {
-        let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut left = touched.iter();
-        while let Some(directory) = left.next() {
-            let synced = File::open(directory).and_then(|file| file.sync_all());
-            if let Err(error) = synced {
-                // What is not durable yet stays on the list for the next try.
-                self.touch(directory);
-                left.for_each(|directory| self.touch(directory));
-                return Err(self.failed("sync", directory.display().to_string())(error));
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError> {
-        let failed = || self.failed("clean", TEMPORARY);
-        // Ages are counted from the time the storage itself gives a new file.
-        let probe = tempfile::Builder::new().prefix("p").tempfile_in(self.root.join(TEMPORARY)).map_err(failed())?;
-        let now = probe.as_file().metadata().map_err(failed())?.mtime();
-        let (mut pieces, mut bytes) = (0, 0);
-        for entry in fs::read_dir(self.root.join(TEMPORARY)).map_err(failed())? {
-            let entry = entry.map_err(failed())?;
-            let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-            let old = now.saturating_sub(metadata.mtime()) >= age_seconds as i64;
-            if !metadata.is_file() || !old || Some(entry.file_name().as_os_str()) == probe.path().file_name() {
-                continue;
-            }
-            if !dry_run {
-                fs::remove_file(entry.path()).map_err(failed())?;
-            }
-            (pieces, bytes) = (pieces + 1, bytes + metadata.len());
-        }
-        Ok((pieces, bytes))
-    }
-
-    fn location(&self) -> String {
-        self.root.display().to_string()
-    }
+fn not_regular() -> io::Error {
+    io::Error::other("it is not a regular file")
 }
 
-impl Local {
-    fn list_folder(
-        &self,
-        folder: &Path,
-        prefix: &str,
-        visit: &mut dyn FnMut(ObjectId, u64),
-    ) -> Result<(), BackendError> {
-        let failed = || self.failed("list", folder.display().to_string());
-        for entry in fs::read_dir(folder).map_err(failed())? {
-            let entry = entry.map_err(failed())?;
-            let name = entry.file_name();
-            let lower = |name: &&str| name.starts_with(prefix) && !name.bytes().any(|b| b.is_ascii_uppercase());
-            let id = name.to_str().filter(lower).and_then(|name| ObjectId::from_hex(name).ok());
-            let Some(id) = id else { continue };
-            match entry.metadata() {
-                Ok(metadata) => visit(id, metadata.len()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed()(error)),
-            }
-        }
-        Ok(())
-    }
+fn timestamp(time: SystemTime) -> io::Result<Timestamp> {
+    Timestamp::try_from(time).map_err(io::Error::other)
+}
+
+/// A panic elsewhere leaves these sets whole, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

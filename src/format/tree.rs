@@ -167,12 +167,6 @@ impl Entry {
     /// Fails on an entry that a decoder would refuse: what cannot be read back is never written.
     pub fn validate(&self) -> Result<(), FormatError> {
         validate_path(&self.path)?;
-        let at_most = |what, found: usize, limit: usize| {
-            if found > limit {
-                return Err(FormatError::TooLarge { what, found: found as u64, limit: limit as u64 });
-            }
-            Ok(())
-        };
         at_most("mode", self.mode as usize, 0o7777)?;
         at_most("user name", self.owner.user.len(), MAX_TEXT)?;
         at_most("group name", self.owner.group.len(), MAX_TEXT)?;
@@ -180,7 +174,7 @@ impl Entry {
             at_most("nanoseconds", time.nanoseconds as usize, 999_999_999)?;
         }
         at_most("attribute count", self.xattrs.len(), MAX_XATTRS)?;
-        at_most("attributes", self.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum(), MAX_XATTR_BYTES)?;
+        at_most("attribute length", self.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum(), MAX_XATTR_BYTES)?;
         for (name, _) in &self.xattrs {
             at_most("attribute name", name.len(), MAX_COMPONENT)?;
         }
@@ -195,6 +189,13 @@ impl Entry {
     pub fn name(&self) -> &[u8] {
         self.path.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }
+}
+
+fn at_most(what: &'static str, found: usize, limit: usize) -> Result<(), FormatError> {
+    if found > limit {
+        return Err(FormatError::TooLarge { what, found: found as u64, limit: limit as u64 });
+    }
+    Ok(())
 }
 
 /// The order of a tree: component by component, so `/` sorts before every other byte.
@@ -280,6 +281,7 @@ impl BlockEncoder {
     /// Appends an entry, which must be valid and sort after the one before.
     pub fn push(&mut self, entry: Entry) -> Result<(), FormatError> {
         entry.validate()?;
+        at_most("tree block record count", self.records + 1, MAX_RECORDS)?;
         let start = self.out.len();
         let first = Entry::before_first();
         let previous = self.previous.as_ref().unwrap_or(&first);

@@ -10,9 +10,9 @@ use cairn::progress::Silent;
 use cairn::repo::gc::{self, GcOptions};
 use cairn::repo::{RepoError, Repository};
 
-use crate::support::faulty::{Fault, Faulty};
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, init, load, next_day, open, open_with, options, rows, store};
+use crate::support::nth::{ChangeFault, NthChange};
+use crate::support::{assert_sound, fork, init, load, next_day, open, open_with, options, rows, store};
 
 const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
 
@@ -51,10 +51,10 @@ fn assert_all_there(repository: &Repository, published: &HashMap<ObjectId, usize
     }
 }
 
-fn after(inner: Memory, published: &HashMap<ObjectId, usize>) {
+fn after(inner: Arc<Memory>, published: &HashMap<ObjectId, usize>) {
     // The process that "died" is this one and lives on, so its leases end only with their lifetime.
-    inner.pass(8 * 24 * 3600);
-    let backend: Arc<dyn Backend> = Arc::new(inner);
+    inner.advance_clock(8 * 24 * 3600);
+    let backend: Arc<dyn Backend> = inner;
     let repository = open(&backend);
     assert_all_there(&repository, published);
     assert_sound(&repository);
@@ -69,41 +69,37 @@ fn after(inner: Memory, published: &HashMap<ObjectId, usize>) {
 
 #[test]
 fn every_published_snapshot_survives_a_crash_after_any_change() {
-    let start = Memory::default();
-    init(&start);
-    let counting = Arc::new(Faulty::new(Arc::new(start.fork()), Fault::None));
+    let start = Memory::new();
+    init(start.as_ref());
+    let counting = Arc::new(NthChange::new(fork(&start), ChangeFault::None));
     scenario(&(counting.clone() as Arc<dyn Backend>), &mut HashMap::new()).unwrap();
     let changes = counting.changes();
     assert!(changes > 30, "the scenario changes storage {changes} times only");
     for at in 0..changes {
-        let inner = Arc::new(start.fork());
-        let backend: Arc<dyn Backend> = Arc::new(Faulty::new(inner.clone(), Fault::Crash(at)));
+        let inner = fork(&start);
+        let backend: Arc<dyn Backend> = Arc::new(NthChange::new(inner.clone(), ChangeFault::Crash(at)));
         let mut published = HashMap::new();
         // Work may end quietly when only a lease's removal was lost.
         let _ = scenario(&backend, &mut published);
-        after(inner.fork(), &published);
+        after(fork(&inner), &published);
     }
 }
 
 #[test]
 fn errors_and_lost_acknowledgements_lose_nothing() {
-    let start = Memory::default();
-    init(&start);
-    for fault in [Fault::Fail, Fault::Full, Fault::LostAcknowledgement] {
+    let start = Memory::new();
+    init(start.as_ref());
+    for fault in [ChangeFault::Fail, ChangeFault::Full, ChangeFault::LostAcknowledgement] {
         for at in [0, 1, 2, 3, 5, 8, 13, 17, 21, 24, 27] {
-            let inner = Arc::new(start.fork());
-            let backend: Arc<dyn Backend> = Arc::new(Faulty::new(inner.clone(), fault(at)));
+            let inner = fork(&start);
+            let backend: Arc<dyn Backend> = Arc::new(NthChange::new(inner.clone(), fault(at)));
             let mut published = HashMap::new();
             let _ = scenario(&backend, &mut published);
             // Forgetting may have been done although it was not acknowledged.
-            let there: Vec<ObjectId> = open(&(Arc::new(inner.fork()) as Arc<dyn Backend>))
-                .snapshots()
-                .unwrap()
-                .iter()
-                .map(|info| info.id)
-                .collect();
+            let there: Vec<ObjectId> =
+                open(&(fork(&inner) as Arc<dyn Backend>)).snapshots().unwrap().iter().map(|info| info.id).collect();
             assert!(published.keys().all(|id| there.contains(id)), "{:?}: a published snapshot is gone", fault(at));
-            after(inner.fork(), &published);
+            after(fork(&inner), &published);
         }
     }
 }
@@ -115,11 +111,11 @@ fn a_full_repository_is_not_an_unread_source() {
     for number in 0..20u64 {
         std::fs::write(source.path().join(format!("{number}")), rows(number, 300)).unwrap();
     }
-    let start = Memory::default();
-    init(&start);
+    let start = Memory::new();
+    init(start.as_ref());
     for at in 1..4 {
-        let inner = Arc::new(start.fork());
-        let backend: Arc<dyn Backend> = Arc::new(Faulty::new(inner.clone(), Fault::Full(at)));
+        let inner = fork(&start);
+        let backend: Arc<dyn Backend> = Arc::new(NthChange::new(inner.clone(), ChangeFault::Full(at)));
         let repository = open(&backend);
         let tree = cairn::orchestrate::backup::TreeOptions {
             roots: vec![source.path().to_owned()],

@@ -8,7 +8,7 @@ use cairn::progress::Silent;
 use cairn::repo::check::CheckOptions;
 
 use crate::support::memory::Memory;
-use crate::support::{init, load, next_day, open, open_with, rows, store};
+use crate::support::{fork, init, load, next_day, open, open_with, rows, store, tamper};
 
 type Change = (&'static str, fn(Vec<u8>) -> Option<Vec<u8>>);
 
@@ -36,11 +36,8 @@ const CHANGES: [Change; 6] = [
 
 #[test]
 fn damage_is_named_and_never_given_out() {
-    let memory = Memory::default();
-    init(&memory);
-    let backend: Arc<dyn Backend> = Arc::new(memory.fork());
-    drop(backend);
-    let memory = Arc::new(memory);
+    let memory = Memory::new();
+    init(memory.as_ref());
     let backend: Arc<dyn Backend> = memory.clone();
     let repository = open(&backend);
     let mut contents = Vec::new();
@@ -58,8 +55,8 @@ fn damage_is_named_and_never_given_out() {
     let mut survived = 0;
     for key in memory.ids().into_iter().filter(|(kind, _)| kinds.contains(kind)) {
         for (name, change) in CHANGES {
-            let copy = memory.fork();
-            copy.tamper(key, change);
+            let copy = fork(&memory);
+            tamper(&copy, key, change);
             survived += assert_damage_is_contained(copy, key, name, &contents);
         }
     }
@@ -68,13 +65,13 @@ fn damage_is_named_and_never_given_out() {
 
 /// How many snapshots still restore; each must be right or refused.
 fn assert_damage_is_contained(
-    copy: Memory,
+    copy: Arc<Memory>,
     key: (Kind, ObjectId),
     name: &str,
     contents: &[(ObjectId, Vec<u8>)],
 ) -> usize {
     let what = format!("{} {}: {name}", key.0, key.1);
-    let backend: Arc<dyn Backend> = Arc::new(copy);
+    let backend: Arc<dyn Backend> = copy;
     let repository = match open_with(&backend, None) {
         Ok(repository) => repository,
         Err(error) => {
@@ -107,7 +104,7 @@ fn assert_damage_is_contained(
 #[test]
 fn a_snapshot_that_vanishes_without_a_record_is_reported() {
     let cache = tempfile::tempdir().unwrap();
-    let memory = Arc::new(Memory::default());
+    let memory = Memory::new();
     init(memory.as_ref());
     let backend: Arc<dyn Backend> = memory.clone();
     let repository = open_with(&backend, Some(cache.path().to_owned())).unwrap();
@@ -115,7 +112,7 @@ fn a_snapshot_that_vanishes_without_a_record_is_reported() {
     let second = store(&repository, "dump", &rows(2, 100)).unwrap().id.unwrap();
     let third = store(&repository, "dump", &rows(3, 100)).unwrap().id.unwrap();
     repository.forget(&[(first, "a test".to_owned())]).unwrap();
-    memory.tamper((Kind::Snapshot, second), |_| None);
+    tamper(&memory, (Kind::Snapshot, second), |_| None);
     let repository = open_with(&backend, Some(cache.path().to_owned())).unwrap();
     let vanished = repository.vanished(&[third]).unwrap();
     assert_eq!(vanished.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [second]);
@@ -125,13 +122,13 @@ fn a_snapshot_that_vanishes_without_a_record_is_reported() {
 
 #[test]
 fn a_backup_stores_again_what_was_lost() {
-    let memory = Arc::new(Memory::default());
+    let memory = Memory::new();
     init(memory.as_ref());
     let backend: Arc<dyn Backend> = memory.clone();
     let bytes = rows(5, 2000);
     store(&open(&backend), "dump", &bytes).unwrap();
     for key in memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::DataPack) {
-        memory.tamper(key, |_| None);
+        tamper(&memory, key, |_| None);
     }
     let repository = open(&backend);
     let id = store(&repository, "dump", &bytes).unwrap().id.unwrap();

@@ -13,7 +13,7 @@ use cairn::repo::writer::Writer;
 use cairn::repo::{RepoError, Repository};
 
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, init, load, next_day, open, rows, store};
+use crate::support::{assert_sound, init, load, next_day, open, rows, store, tamper};
 
 const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
 
@@ -22,7 +22,7 @@ fn pack_bytes(backend: &dyn Backend) -> u64 {
 }
 
 fn setup() -> (Arc<Memory>, Arc<dyn Backend>, Repository) {
-    let memory = Arc::new(Memory::default());
+    let memory = Memory::new();
     init(memory.as_ref());
     let backend: Arc<dyn Backend> = memory.clone();
     let repository = open(&backend);
@@ -102,10 +102,10 @@ fn nothing_is_removed_before_the_grace_period_has_passed() {
     let before = pack_bytes(backend.as_ref());
     let day = GcOptions { grace: None, dry_run: false };
     assert!(gc::run(&repository, &day, &Silent).unwrap().waiting_until.is_some());
-    memory.pass(23 * 3600);
+    memory.advance_clock(23 * 3600);
     assert!(gc::run(&repository, &day, &Silent).unwrap().waiting_until.is_some());
     assert_eq!(pack_bytes(backend.as_ref()), before);
-    memory.pass(2 * 3600);
+    memory.advance_clock(2 * 3600);
     gc::run(&repository, &day, &Silent).unwrap();
     assert!(pack_bytes(backend.as_ref()) < before / 2);
 }
@@ -142,10 +142,10 @@ fn a_writer_that_has_seen_the_tombstone_stores_the_dead_again() {
     forget_first(&repository);
     let hour = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
     gc::run(&repository, &hour, &Silent).unwrap();
-    memory.pass(3000);
+    memory.advance_clock(3000);
     // This one begins after the tombstone, ends before the sweep, and needs what the tombstone names.
     let id = store(&open(&backend), "a", &bytes).unwrap().id.unwrap();
-    memory.pass(3000);
+    memory.advance_clock(3000);
     let report = gc::run(&repository, &hour, &Silent).unwrap();
     assert!(report.packs_removed > 0, "{report:?}");
     let repository = open(&backend);
@@ -165,7 +165,7 @@ fn a_snapshot_published_between_mark_and_sweep_keeps_what_it_needs() {
     gc::run(&repository, &hour, &Silent).unwrap();
     // As a writer does that began before the mark and ended before the sweep.
     let id = repository.write_record(&old).unwrap();
-    memory.pass(8000);
+    memory.advance_clock(8000);
     gc::run(&repository, &hour, &Silent).unwrap();
     let repository = open(&backend);
     assert_eq!(load(&repository, &id).unwrap(), bytes);
@@ -179,7 +179,7 @@ fn a_writer_whose_lease_was_taken_away_publishes_nothing() {
     let content = writer.content(None, &mut rows(1, 500).as_slice()).unwrap();
     writer.flush().unwrap();
     for key in memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::Lease) {
-        memory.tamper(key, |_| None);
+        tamper(&memory, key, |_| None);
     }
     let template = cairn::format::record::Snapshot {
         name: "x".to_owned(),
@@ -215,7 +215,7 @@ fn an_unreadable_pack_or_snapshot_stops_gc_before_it_removes_anything() {
         store(&repository, "b", &rows(2, 3000)).unwrap();
         forget_first(&repository);
         let key = memory.ids().into_iter().rfind(|(found, _)| *found == kind).unwrap();
-        memory.tamper(key, |mut bytes| {
+        tamper(&memory, key, |mut bytes| {
             bytes.truncate(bytes.len() / 2);
             Some(bytes)
         });

@@ -34,9 +34,9 @@ struct Pack {
 
 impl Forger {
     fn new() -> Self {
-        let memory = Memory::default();
-        init(&memory);
-        let backend: Arc<dyn Backend> = Arc::new(memory);
+        let memory = Memory::new();
+        init(memory.as_ref());
+        let backend: Arc<dyn Backend> = memory;
         let repository = open(&backend);
         Forger { backend, repository }
     }

@@ -29,9 +29,9 @@ struct Setup {
 }
 
 fn setup() -> Setup {
-    let memory = Memory::default();
-    init(&memory);
-    let backend: Arc<dyn Backend> = Arc::new(memory);
+    let memory = Memory::new();
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory;
     let cache = tempfile::tempdir().unwrap();
     let mut setup = Setup { backend, cache, contents: Vec::new() };
     for day in 0..3 {

@@ -11,6 +11,7 @@ mod cli;
 mod compat;
 mod crash;
 mod damage;
+mod format;
 mod gc;
 mod hostile;
 mod index;

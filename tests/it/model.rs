@@ -11,8 +11,8 @@ use cairn::repo::gc::{self, GcOptions};
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::faulty::{Fault, Faulty};
 use crate::support::memory::Memory;
+use crate::support::nth::{ChangeFault, NthChange};
 use crate::support::{assert_sound, init, load, open, rows, store};
 
 #[derive(Clone, Debug)]
@@ -54,19 +54,19 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let memory = Arc::new(Memory::default());
+        let memory = Memory::new();
         init(memory.as_ref());
         let data = (0..3).map(|name| rows(name, 800)).collect();
         World { memory, data, model: BTreeMap::new(), step: 0 }
     }
 
-    fn backend(&self, fault: Fault) -> Arc<dyn Backend> {
-        Arc::new(Faulty::new(self.memory.clone(), fault))
+    fn backend(&self, fault: ChangeFault) -> Arc<dyn Backend> {
+        Arc::new(NthChange::new(self.memory.clone(), fault))
     }
 
     fn run(&mut self, operation: &Operation) {
         self.step += 1;
-        let clean = self.backend(Fault::None);
+        let clean = self.backend(ChangeFault::None);
         match operation {
             Operation::Backup { name, at, remove, insert } => {
                 let data = &mut self.data[usize::from(*name)];
@@ -77,7 +77,7 @@ impl World {
                 self.model.insert(id, data.clone());
             }
             Operation::Crash { after } => {
-                let backend = self.backend(Fault::Crash(u64::from(*after)));
+                let backend = self.backend(ChangeFault::Crash(u64::from(*after)));
                 let changed = [self.data[0].as_slice(), &rows(self.step + 5000, 60)].concat();
                 if let Ok(repository) = crate::support::open_with(&backend, None)
                     && let Ok(outcome) = store(&repository, "n0", &changed)
@@ -101,7 +101,7 @@ impl World {
                 gc::run(&open(&clean), &hour, &Silent).unwrap();
             }
             Operation::CrashCollect { after } => {
-                let backend = self.backend(Fault::Crash(u64::from(*after)));
+                let backend = self.backend(ChangeFault::Crash(u64::from(*after)));
                 if let Ok(repository) = crate::support::open_with(&backend, None) {
                     let _ = gc::run(&repository, &NOW, &Silent);
                 }
@@ -112,17 +112,17 @@ impl World {
 
     /// The crashed process is this one and lives: its leases end only with their lifetime.
     fn expire(&self) {
-        self.memory.pass(8 * 24 * 3600);
+        self.memory.advance_clock(8 * 24 * 3600);
     }
 
     fn adopt(&mut self, bytes: &[u8]) {
-        for info in open(&self.backend(Fault::None)).snapshots().unwrap() {
+        for info in open(&self.backend(ChangeFault::None)).snapshots().unwrap() {
             self.model.entry(info.id).or_insert_with(|| bytes.to_vec());
         }
     }
 
     fn assert_equal(&self) {
-        let repository = open(&self.backend(Fault::None));
+        let repository = open(&self.backend(ChangeFault::None));
         let there: Vec<ObjectId> = repository.snapshots().unwrap().iter().map(|info| info.id).collect();
         assert_eq!(there.len(), self.model.len());
         for (id, bytes) in &self.model {
@@ -142,7 +142,7 @@ fn random_histories_agree_with_the_model() {
                 world.run(operation);
                 world.assert_equal();
             }
-            assert_sound(&open(&world.backend(Fault::None)));
+            assert_sound(&open(&world.backend(ChangeFault::None)));
             Ok(())
         })
         .unwrap();

@@ -1,20 +1,25 @@
 //! What the tests share: storage in memory, storage that fails, and a repository that is quick to use.
 
+pub mod conformance;
+pub mod entries;
 pub mod faulty;
 pub mod memory;
+pub mod nth;
+pub mod recording;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn::backend::Backend;
-use cairn::format::ObjectId;
 use cairn::format::config::ChunkSizes;
 use cairn::format::key::Credential;
+use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::backup::{self, BackupOptions, Outcome, Parent};
 use cairn::progress::Silent;
 use cairn::repo::{InitOptions, OpenOptions, RepoError, Repository};
+use memory::Memory;
 
 /// Small chunks make many of them from little data.
 pub const CHUNKS: ChunkSizes = ChunkSizes { min: 512, average: 2048, max: 8192 };
@@ -26,6 +31,21 @@ pub fn credential() -> Credential {
 
 pub fn init(backend: &dyn Backend) {
     Repository::init(backend, &credential(), &InitOptions { chunk_sizes: CHUNKS, ..InitOptions::default() }).unwrap();
+}
+
+/// A copy of the present state: what is left after a crash of the process, or a stolen copy.
+pub fn fork(memory: &Memory) -> Arc<Memory> {
+    Memory::with_state(memory.snapshot())
+}
+
+/// Changes an object's bytes behind everybody's back; `None` removes it.
+pub fn tamper(memory: &Memory, key: (Kind, ObjectId), change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+    let bytes = memory.peek(key.0, &key.1).unwrap().to_vec();
+    memory.remove(key.0, &key.1).unwrap();
+    memory.sync().unwrap();
+    if let Some(bytes) = change(bytes) {
+        memory.overwrite(key.0, &key.1, &bytes);
+    }
 }
 
 /// Opens with a cache of its own, so that nothing is remembered from before.

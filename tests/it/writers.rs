@@ -15,7 +15,7 @@ use crate::support::memory::Memory;
 use crate::support::{assert_sound, init, load, next_day, open, options, rows, store};
 
 fn fresh() -> (Arc<Memory>, Arc<dyn Backend>) {
-    let memory = Arc::new(Memory::default());
+    let memory = Memory::new();
     init(memory.as_ref());
     let backend: Arc<dyn Backend> = memory.clone();
     (memory, backend)

@@ -1,109 +1,255 @@
-//! Storage that fails as told. A failure is an error of the repository and must never look like anything else.
+//! A backend that fails as told. It wraps any other.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cairn::backend::{Backend, BackendError, ByteRange, Stat};
 use cairn::format::{Kind, ObjectId};
 
-/// What goes wrong at the change (write or removal) with the given number, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing.
-    None,
-    /// This change and all that follow fail, reads too: the process or the machine died.
-    Crash(u64),
-    /// This change fails with an input/output error.
-    Fail(u64),
-    /// This change finds the storage full.
-    Full(u64),
-    /// This change is done, but an error is returned.
-    LostAcknowledgement(u64),
+/// A call of the backend trait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// `read`
+    Read,
+    /// `write_new`
+    Write,
+    /// `list`
+    List,
+    /// `stat`
+    Stat,
+    /// `remove`
+    Remove,
+    /// `sync`
+    Sync,
+    /// `remove_debris`
+    RemoveDebris,
 }
 
+/// How a call goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing happens, and the system reports an input/output error.
+    Error,
+    /// Nothing happens, and the storage says that it is full.
+    Full,
+    /// Half of the bytes are written to a place that is not listed, then there is an error. Writes only.
+    ShortWrite,
+    /// It happens, but an error is reported.
+    LostAcknowledgement,
+    /// The process dies before the call: this call and every later one fails.
+    CrashBefore,
+    /// The process dies after the call: it happens, but it and every later call fails.
+    CrashAfter,
+    /// One bit of what is read is wrong: this byte's lowest, counted from the start modulo the length. Reads only.
+    FlipBit(usize),
+    /// At most so many bytes are read. Reads only.
+    Truncate(usize),
+    /// One object, the last, is missing. Lists only.
+    Stale,
+}
+
+/// When a fault happens: at calls of one operation, of one kind or of any.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    operation: Operation,
+    kind: Option<Kind>,
+    skip: u64,
+    times: u64,
+    fault: Fault,
+}
+
+impl Rule {
+    /// At the next call of this operation, once.
+    pub fn on(operation: Operation, fault: Fault) -> Rule {
+        Rule { operation, kind: None, skip: 0, times: 1, fault }
+    }
+
+    /// Only at calls for this kind.
+    pub fn kind(self, kind: Kind) -> Rule {
+        Rule { kind: Some(kind), ..self }
+    }
+
+    /// After so many of these calls have gone well.
+    pub fn after(self, calls: u64) -> Rule {
+        Rule { skip: calls, ..self }
+    }
+
+    /// At every such call from then on.
+    pub fn always(self) -> Rule {
+        Rule { times: u64::MAX, ..self }
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    rules: Vec<Rule>,
+    calls: BTreeMap<Operation, u64>,
+    debris: Vec<u64>,
+    crashed: bool,
+}
+
+/// Wraps a backend, and fails by its rules. Without rules it does what the other one does.
 pub struct Faulty {
     inner: Arc<dyn Backend>,
-    fault: Fault,
-    changes: AtomicU64,
+    script: Mutex<Script>,
 }
 
 impl Faulty {
-    pub fn new(inner: Arc<dyn Backend>, fault: Fault) -> Self {
-        Faulty { inner, fault, changes: AtomicU64::new(0) }
+    /// Without faults so far.
+    pub fn new(inner: Arc<dyn Backend>) -> Arc<Faulty> {
+        Arc::new(Faulty { inner, script: Mutex::default() })
     }
 
-    /// Writes and removals so far.
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
+    /// Adds a rule. Of several that fit a call, the first added is used.
+    pub fn add(&self, rule: Rule) {
+        self.script().rules.push(rule);
     }
 
-    fn error(&self, action: &'static str) -> BackendError {
-        let source = io::Error::other("injected");
-        BackendError::Io { action, what: "something".to_owned(), location: self.location(), source }
+    /// Removes all rules, and revives a crashed backend.
+    pub fn heal(&self) {
+        let mut script = self.script();
+        script.rules.clear();
+        script.crashed = false;
     }
 
-    fn alive(&self) -> Result<(), BackendError> {
-        match self.fault {
-            Fault::Crash(at) if self.changes() > at => Err(self.error("reach")),
-            _ => Ok(()),
+    /// How many calls of this operation there were, failed ones included.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.script().calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// Whether a crash has happened.
+    pub fn has_crashed(&self) -> bool {
+        self.script().crashed
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    /// The fault for this call.
+    fn fault(&self, operation: Operation, kind: Option<Kind>) -> Option<Fault> {
+        let mut script = self.script();
+        *script.calls.entry(operation).or_default() += 1;
+        if script.crashed {
+            return Some(Fault::CrashBefore);
         }
+        let mut found = None;
+        for rule in &mut script.rules {
+            if rule.operation != operation || (rule.kind.is_some() && rule.kind != kind) {
+                continue;
+            }
+            if rule.skip > 0 {
+                rule.skip -= 1;
+            } else if found.is_none() && rule.times > 0 {
+                rule.times -= 1;
+                found = Some(rule.fault);
+            }
+        }
+        script.crashed = matches!(found, Some(Fault::CrashBefore | Fault::CrashAfter));
+        found
     }
 
-    fn change(&self, act: impl FnOnce() -> Result<(), BackendError>) -> Result<(), BackendError> {
-        let number = self.changes.fetch_add(1, Ordering::SeqCst);
-        match self.fault {
-            Fault::Crash(at) if number >= at => Err(self.error("write")),
-            Fault::Fail(at) if number == at => Err(self.error("write")),
-            Fault::Full(at) if number == at => {
-                let source = io::Error::from(io::ErrorKind::StorageFull);
-                Err(BackendError::Full { what: "something".to_owned(), location: self.location(), source })
+    fn error<T>(&self, action: &'static str, what: String) -> Result<T, BackendError> {
+        let source = io::Error::other("injected fault");
+        Err(BackendError::Io { action, what, location: self.location(), source })
+    }
+
+    /// Runs a call that has no bytes to spoil.
+    fn run<T>(
+        &self,
+        fault: Option<Fault>,
+        action: &'static str,
+        what: String,
+        call: impl FnOnce() -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        match fault {
+            None => call(),
+            Some(Fault::Error | Fault::CrashBefore) => self.error(action, what),
+            Some(Fault::LostAcknowledgement | Fault::CrashAfter) => {
+                call()?;
+                self.error(action, what)
             }
-            Fault::LostAcknowledgement(at) if number == at => {
-                act()?;
-                Err(self.error("write"))
-            }
-            _ => act(),
+            Some(Fault::Full) => Err(BackendError::Full {
+                what,
+                location: self.location(),
+                source: io::Error::from(io::ErrorKind::StorageFull),
+            }),
+            Some(other) => panic!("{other:?} makes no sense for `{action} {what}`"),
         }
     }
 }
 
 impl Backend for Faulty {
     fn read(&self, kind: Kind, id: &ObjectId, range: ByteRange) -> Result<Vec<u8>, BackendError> {
-        self.alive()?;
-        self.inner.read(kind, id, range)
+        let fault = self.fault(Operation::Read, Some(kind));
+        match fault {
+            Some(Fault::FlipBit(at)) => {
+                let mut bytes = self.inner.read(kind, id, range)?;
+                let len = bytes.len().max(1);
+                if let Some(byte) = bytes.get_mut(at % len) {
+                    *byte ^= 1;
+                }
+                Ok(bytes)
+            }
+            Some(Fault::Truncate(len)) => {
+                let mut bytes = self.inner.read(kind, id, range)?;
+                bytes.truncate(len);
+                Ok(bytes)
+            }
+            fault => self.run(fault, "read", format!("{kind} {id}"), || self.inner.read(kind, id, range)),
+        }
     }
 
     fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError> {
-        self.change(|| self.inner.write_new(kind, id, bytes))
+        let what = format!("{kind} {id}");
+        match self.fault(Operation::Write, Some(kind)) {
+            Some(Fault::ShortWrite) => {
+                self.script().debris.push(bytes.len() as u64 / 2);
+                self.error("write", what)
+            }
+            fault => self.run(fault, "write", what, || self.inner.write_new(kind, id, bytes)),
+        }
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {
-        self.alive()?;
-        self.inner.list(kind, visit)
+        match self.fault(Operation::List, Some(kind)) {
+            Some(Fault::Stale) => {
+                let mut all = Vec::new();
+                self.inner.list(kind, &mut |id, len| all.push((id, len)))?;
+                all.pop();
+                all.into_iter().for_each(|(id, len)| visit(id, len));
+                Ok(())
+            }
+            fault => self.run(fault, "list", format!("every {kind}"), || self.inner.list(kind, visit)),
+        }
     }
 
     fn stat(&self, kind: Kind, id: &ObjectId) -> Result<Stat, BackendError> {
-        self.alive()?;
-        self.inner.stat(kind, id)
+        let fault = self.fault(Operation::Stat, Some(kind));
+        self.run(fault, "look up", format!("{kind} {id}"), || self.inner.stat(kind, id))
     }
 
     fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError> {
-        self.change(|| self.inner.remove(kind, id))
-    }
-
-    fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
-        self.inner.include_in_sync(kind, id);
+        let fault = self.fault(Operation::Remove, Some(kind));
+        self.run(fault, "remove", format!("{kind} {id}"), || self.inner.remove(kind, id))
     }
 
     fn sync(&self) -> Result<(), BackendError> {
-        self.alive()?;
-        self.inner.sync()
+        let fault = self.fault(Operation::Sync, None);
+        self.run(fault, "flush", "all".to_owned(), || self.inner.sync())
     }
 
     fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError> {
-        self.alive()?;
-        self.inner.remove_debris(age_seconds, dry_run)
+        let fault = self.fault(Operation::RemoveDebris, None);
+        let (pieces, bytes) =
+            self.run(fault, "remove debris from", "all".to_owned(), || self.inner.remove_debris(age_seconds, dry_run))?;
+        let mut script = self.script();
+        let own = (script.debris.len() as u64, script.debris.iter().sum::<u64>());
+        if !dry_run {
+            script.debris.clear();
+        }
+        Ok((pieces + own.0, bytes + own.1))
     }
 
     fn location(&self) -> String {

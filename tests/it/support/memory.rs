@@ -1,99 +1,156 @@
-//! Storage in memory, with a clock that only goes forward when something is written.
+//! A backend in memory, whose state can be taken at any moment: the state that a crash would leave.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cairn::backend::{Backend, BackendError, ByteRange, Stat};
 use cairn::format::{Kind, ObjectId};
 use jiff::Timestamp;
 
-type Objects = BTreeMap<(Kind, ObjectId), (Arc<Vec<u8>>, i64)>;
+/// When the clock of a new memory backend begins: 2026-01-01 00:00:00 UTC.
+pub const CLOCK_START: i64 = 1_767_225_600;
 
-#[derive(Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Object {
+    bytes: Arc<[u8]>,
+    modified: i64,
+}
+
+type Objects = BTreeMap<(Kind, ObjectId), Object>;
+
+/// All that a memory backend holds. A clone is cheap: objects are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    objects: Objects,
+    durable: Objects,
+    clock: i64,
+}
+
+impl State {
+    /// What a power loss leaves in the worst case: nothing since the last sync.
+    pub fn after_power_loss(mut self) -> State {
+        self.objects = self.durable.clone();
+        self
+    }
+}
+
+/// A backend in memory. Its clock is a counter: each write takes one second.
 pub struct Memory {
-    state: Mutex<(Objects, i64)>,
+    state: Mutex<State>,
 }
 
 impl Memory {
-    /// A copy of the present state: what is left after a crash, or a stolen copy.
-    pub fn fork(&self) -> Memory {
-        Memory { state: Mutex::new(self.state.lock().unwrap().clone()) }
+    /// An empty one.
+    pub fn new() -> Arc<Memory> {
+        let (objects, durable) = (BTreeMap::new(), BTreeMap::new());
+        Memory::with_state(State { objects, durable, clock: CLOCK_START })
     }
 
+    /// One that goes on from this state.
+    pub fn with_state(state: State) -> Arc<Memory> {
+        Arc::new(Memory { state: Mutex::new(state) })
+    }
+
+    /// The state now: what a crash of the process at this moment leaves.
+    pub fn snapshot(&self) -> State {
+        self.state().clone()
+    }
+
+    /// Lets time pass by the storage's clock.
+    pub fn advance_clock(&self, seconds: i64) {
+        self.state().clock += seconds;
+    }
+
+    /// Puts other bytes in the place of an object, as damage or an attacker does. The object need not exist.
+    pub fn overwrite(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) {
+        let mut state = self.state();
+        let modified = state.clock;
+        state.objects.insert((kind, *id), Object { bytes: bytes.into(), modified });
+    }
+
+    /// The bytes of an object, without any check.
+    pub fn peek(&self, kind: Kind, id: &ObjectId) -> Option<Arc<[u8]>> {
+        self.state().objects.get(&(kind, *id)).map(|object| Arc::clone(&object.bytes))
+    }
+
+    /// Kind and id of every object, sorted.
     pub fn ids(&self) -> Vec<(Kind, ObjectId)> {
-        self.state.lock().unwrap().0.keys().copied().collect()
+        self.state().objects.keys().copied().collect()
     }
 
-    /// Changes an object's bytes behind everybody's back; `None` removes it.
-    pub fn tamper(&self, key: (Kind, ObjectId), change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
-        let objects = &mut self.state.lock().unwrap().0;
-        let (bytes, time) = objects.remove(&key).unwrap();
-        if let Some(bytes) = change(bytes.to_vec()) {
-            objects.insert(key, (Arc::new(bytes), time));
-        }
+    /// Bytes of all objects together.
+    pub fn total_bytes(&self) -> u64 {
+        self.state().objects.values().map(|object| object.bytes.len() as u64).sum()
     }
 
-    /// Lets the storage's clock run.
-    pub fn pass(&self, seconds: i64) {
-        self.state.lock().unwrap().1 += seconds;
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
     }
 
-    fn not_found(&self, kind: Kind, id: &ObjectId) -> BackendError {
-        BackendError::NotFound { kind, id: *id, location: self.location() }
+    fn get(&self, kind: Kind, id: &ObjectId) -> Result<Object, BackendError> {
+        let found = self.state().objects.get(&(kind, *id)).cloned();
+        found.ok_or_else(|| BackendError::NotFound { kind, id: *id, location: self.location() })
     }
 }
 
 impl Backend for Memory {
     fn read(&self, kind: Kind, id: &ObjectId, range: ByteRange) -> Result<Vec<u8>, BackendError> {
-        let found = self.state.lock().unwrap().0.get(&(kind, *id)).map(|(bytes, _)| bytes.clone());
-        let bytes = found.ok_or_else(|| self.not_found(kind, id))?;
+        let bytes = self.get(kind, id)?.bytes;
         let len = bytes.len() as u64;
-        let part = match range {
-            ByteRange::All { limit } if len <= limit => Some(bytes.as_slice()),
-            ByteRange::All { .. } => None,
-            ByteRange::At { offset, len } => {
-                offset.checked_add(len).and_then(|end| bytes.get(offset as usize..end as usize))
-            }
-        };
-        let wanted = format!("{range:?}");
-        let error = BackendError::Range { kind, id: *id, location: self.location(), len, wanted };
-        Ok(part.ok_or(error)?.to_vec())
+        let out_of_range = |wanted| BackendError::Range { kind, id: *id, location: self.location(), len, wanted };
+        match range {
+            ByteRange::All { limit } if len > limit => Err(out_of_range(format!("at most {limit}"))),
+            ByteRange::All { .. } => Ok(bytes.to_vec()),
+            ByteRange::At { offset, len: wanted } => match offset.checked_add(wanted) {
+                Some(end) if end <= len => Ok(bytes[offset as usize..end as usize].to_vec()),
+                _ => Err(out_of_range(format!("{wanted} from {offset} on"))),
+            },
+        }
     }
 
     fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError> {
-        let (objects, clock) = &mut *self.state.lock().unwrap();
-        if objects.contains_key(&(kind, *id)) {
+        let mut state = self.state();
+        if state.objects.contains_key(&(kind, *id)) {
             return Err(BackendError::AlreadyExists { kind, id: *id, location: self.location() });
         }
-        *clock += 1;
-        objects.insert((kind, *id), (Arc::new(bytes.to_vec()), *clock));
+        state.clock += 1;
+        let modified = state.clock;
+        state.objects.insert((kind, *id), Object { bytes: bytes.into(), modified });
         Ok(())
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {
-        let objects = self.state.lock().unwrap().0.clone();
-        for ((_, id), (bytes, _)) in objects.iter().filter(|((found, _), _)| *found == kind) {
-            visit(*id, bytes.len() as u64);
+        // Collected first, so that `visit` may call this backend.
+        let of_kind = |((found, id), object): (&(Kind, ObjectId), &Object)| {
+            (*found == kind).then_some((*id, object.bytes.len() as u64))
+        };
+        let found: Vec<(ObjectId, u64)> = self.state().objects.iter().filter_map(of_kind).collect();
+        for (id, len) in found {
+            visit(id, len);
         }
         Ok(())
     }
 
     fn stat(&self, kind: Kind, id: &ObjectId) -> Result<Stat, BackendError> {
-        let found = self.state.lock().unwrap().0.get(&(kind, *id)).map(|(bytes, time)| (bytes.len() as u64, *time));
-        let (len, time) = found.ok_or_else(|| self.not_found(kind, id))?;
-        Ok(Stat { len, modified: Timestamp::from_second(1_700_000_000 + time).unwrap() })
+        let object = self.get(kind, id)?;
+        let modified = Timestamp::from_second(object.modified).unwrap();
+        Ok(Stat { len: object.bytes.len() as u64, modified })
     }
 
     fn remove(&self, kind: Kind, id: &ObjectId) -> Result<(), BackendError> {
-        let removed = self.state.lock().unwrap().0.remove(&(kind, *id));
-        removed.map(drop).ok_or_else(|| self.not_found(kind, id))
+        match self.state().objects.remove(&(kind, *id)) {
+            Some(_) => Ok(()),
+            None => Err(BackendError::NotFound { kind, id: *id, location: self.location() }),
+        }
     }
 
     fn sync(&self) -> Result<(), BackendError> {
+        let mut state = self.state();
+        state.durable = state.objects.clone();
         Ok(())
     }
 
-    fn remove_debris(&self, _: u64, _: bool) -> Result<(u64, u64), BackendError> {
+    fn remove_debris(&self, _age_seconds: u64, _dry_run: bool) -> Result<(u64, u64), BackendError> {
         Ok((0, 0))
     }
 
