@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, SystemTime};
 
 use cairn::backend::local::Local;
@@ -106,19 +106,25 @@ fn a_new_repository_needs_an_empty_place() {
 #[test]
 fn of_many_that_make_a_repository_one_succeeds() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("repository");
-    let mut made = 0;
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..8).map(|_| scope.spawn(|| Local::create(&path).map(drop))).collect();
-        for thread in running {
-            match thread.join().unwrap() {
-                Ok(()) => made += 1,
-                Err(BackendError::NotEmpty { .. }) => {}
-                Err(other) => panic!("{other:?}"),
+    for round in 0..30 {
+        let path = directory.path().join(format!("repository {round}"));
+        let (mut made, start) = (0, Barrier::new(4));
+        let make = || {
+            start.wait();
+            Local::create(&path).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            for thread in running {
+                match thread.join().unwrap() {
+                    Ok(()) => made += 1,
+                    Err(BackendError::NotEmpty { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
             }
-        }
-    });
-    assert_eq!(made, 1);
+        });
+        assert_eq!(made, 1);
+    }
 }
 
 #[test]
