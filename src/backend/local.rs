@@ -122,9 +122,20 @@ impl Local {
         open().map_err(|source| self.object_failure("read", kind, id, source))
     }
 
-    fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
+    /// The directory of unfinished files. Never through a symlink: a hostile repository could have somebody else's
+    /// files removed as debris.
+    fn temporary(&self) -> io::Result<PathBuf> {
         let temporary = self.root.join(TEMPORARY);
         make_directory(&temporary)?;
+        if fs::symlink_metadata(&temporary)?.is_dir() {
+            Ok(temporary)
+        } else {
+            Err(io::Error::other(format!("{TEMPORARY} is not a directory")))
+        }
+    }
+
+    fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.temporary()?;
         let mut file = NamedTempFile::new_in(&temporary)?;
         file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
@@ -184,8 +195,7 @@ impl Local {
     }
 
     fn debris(&self, age: Duration, dry_run: bool) -> io::Result<(u64, u64)> {
-        let temporary = self.root.join(TEMPORARY);
-        make_directory(&temporary)?;
+        let temporary = self.temporary()?;
         // The time of a new file is the storage's own clock, which may differ from this machine's.
         let now = NamedTempFile::new_in(&temporary)?.as_file().metadata()?.modified()?;
         let (mut pieces, mut bytes) = (0, 0);

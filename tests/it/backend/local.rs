@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, SystemTime};
 
 use cairn::backend::local::Local;
@@ -101,6 +101,45 @@ fn a_new_repository_needs_an_empty_place() {
     assert_eq!(refused(&papers), "letter");
     assert_eq!(fs::read_dir(&papers).unwrap().count(), 1, "nothing was made beside it");
     assert!(matches!(Local::create(&papers.join("letter")).map(drop), Err(BackendError::Io { .. })));
+}
+
+#[test]
+fn of_many_that_make_a_repository_one_succeeds() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..30 {
+        let path = directory.path().join(format!("repository {round}"));
+        let (mut made, start) = (0, Barrier::new(4));
+        let make = || {
+            start.wait();
+            Local::create(&path).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            for thread in running {
+                match thread.join().unwrap() {
+                    Ok(()) => made += 1,
+                    Err(BackendError::NotEmpty { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        });
+        assert_eq!(made, 1);
+    }
+}
+
+#[test]
+fn a_sync_that_failed_is_tried_again() {
+    let (directory, path, local) = repository();
+    local.write_new(Kind::DataPack, &id(0xab, 1), b"x").unwrap();
+    let (inside, outside) = (path.join("data/ab"), directory.path().join("elsewhere"));
+    fs::rename(&inside, &outside).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(local.sync(), Err(BackendError::Io { action: "flush", .. })));
+    }
+    fs::rename(&outside, &inside).unwrap();
+    local.sync().unwrap();
+    fs::rename(&inside, &outside).unwrap();
+    local.sync().unwrap();
 }
 
 #[test]
@@ -214,6 +253,19 @@ fn debris_is_removed_by_the_age_that_storage_tells() {
     assert!(path.join("tmp/young").exists());
     assert_eq!(local.remove_debris(0, false).unwrap(), (1, 100));
     assert_eq!(debris(&path), 1, "the folder is not ours");
+}
+
+#[test]
+fn debris_is_not_looked_for_behind_a_symlink() {
+    let (directory, path, local) = repository();
+    let papers = directory.path().join("papers");
+    fs::create_dir(&papers).unwrap();
+    fs::write(papers.join("letter"), "x").unwrap();
+    fs::remove_dir(path.join("tmp")).unwrap();
+    symlink(&papers, path.join("tmp")).unwrap();
+    assert!(matches!(local.remove_debris(0, false), Err(BackendError::Io { .. })));
+    assert!(matches!(local.write_new(Kind::Lease, &id(1, 1), b"x"), Err(BackendError::Io { .. })));
+    assert_eq!(fs::read_dir(&papers).unwrap().count(), 1);
 }
 
 #[test]

@@ -92,6 +92,25 @@ fn after_a_crash_nothing_works() {
 }
 
 #[test]
+fn a_crash_can_be_at_any_change() {
+    for number in 0..3 {
+        let (memory, faulty) = faulty();
+        faulty.add(Rule::on_change(Fault::CrashAfter).after(number));
+        let steps = [
+            faulty.write_new(Kind::Lease, &ONE, b"1"),
+            faulty.sync(),
+            faulty.write_new(Kind::DataPack, &TWO, b"2"),
+            faulty.remove(Kind::Lease, &ONE),
+        ];
+        let done =
+            [vec![(Kind::Lease, ONE)], vec![(Kind::DataPack, TWO), (Kind::Lease, ONE)], vec![(Kind::DataPack, TWO)]];
+        assert_eq!(memory.ids(), done[number as usize]);
+        assert_eq!(steps.iter().filter(|step| step.is_ok()).count(), [0, 2, 3][number as usize]);
+        assert_eq!(faulty.changes(), 3);
+    }
+}
+
+#[test]
 fn reads_and_lists_can_lie() {
     let (_, faulty) = faulty();
     faulty.write_new(Kind::Set, &ONE, b"abcd").unwrap();

@@ -52,7 +52,7 @@ pub enum Fault {
 /// When a fault happens: at calls of one operation, of one kind or of any.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    operation: Operation,
+    operation: Option<Operation>,
     kind: Option<Kind>,
     skip: u64,
     times: u64,
@@ -62,7 +62,12 @@ pub struct Rule {
 impl Rule {
     /// At the next call of this operation, once.
     pub fn on(operation: Operation, fault: Fault) -> Rule {
-        Rule { operation, kind: None, skip: 0, times: 1, fault }
+        Rule { operation: Some(operation), kind: None, skip: 0, times: 1, fault }
+    }
+
+    /// At the next call that changes something, a write or a removal, once.
+    pub fn on_change(fault: Fault) -> Rule {
+        Rule { operation: None, kind: None, skip: 0, times: 1, fault }
     }
 
     /// Only at calls for this kind.
@@ -78,6 +83,14 @@ impl Rule {
     /// At every such call from then on.
     pub fn always(self) -> Rule {
         Rule { times: u64::MAX, ..self }
+    }
+
+    fn fits(&self, operation: Operation, kind: Option<Kind>) -> bool {
+        let operation_fits = match self.operation {
+            Some(wanted) => wanted == operation,
+            None => matches!(operation, Operation::Write | Operation::Remove),
+        };
+        operation_fits && (self.kind.is_none() || self.kind == kind)
     }
 }
 
@@ -118,6 +131,11 @@ impl Faulty {
         self.script().calls.get(&operation).copied().unwrap_or(0)
     }
 
+    /// How many calls there were that change something, failed ones included.
+    pub fn changes(&self) -> u64 {
+        self.calls(Operation::Write) + self.calls(Operation::Remove)
+    }
+
     /// Whether a crash has happened.
     pub fn has_crashed(&self) -> bool {
         self.script().crashed
@@ -135,10 +153,7 @@ impl Faulty {
             return Some(Fault::CrashBefore);
         }
         let mut found = None;
-        for rule in &mut script.rules {
-            if rule.operation != operation || (rule.kind.is_some() && rule.kind != kind) {
-                continue;
-            }
+        for rule in script.rules.iter_mut().filter(|rule| rule.fits(operation, kind)) {
             if rule.skip > 0 {
                 rule.skip -= 1;
             } else if found.is_none() && rule.times > 0 {
