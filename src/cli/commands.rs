@@ -96,10 +96,11 @@ fn host() -> String {
 /// All snapshots, with a notice for each that vanished.
 fn snapshots(repository: &Repository, context: &Context<'_>) -> Result<Vec<SnapshotInfo>> {
     let all = repository.snapshots()?;
-    let present: Vec<_> = all.iter().map(|info| info.id).collect();
+    let present: Vec<_> = all.iter().map(|info| (info.id, info.snapshot.previous)).collect();
     for vanished in repository.vanished(&present)? {
         let subject = format!("snapshot {} ({} of {})", vanished.id.short(), vanished.name, vanished.time);
-        let message = "this machine has seen it, and it is gone without a forget record".to_owned();
+        let message =
+            "this machine has seen it, or a later one names it, and it is gone without a forget record".to_owned();
         context.monitor.notice(Notice { subject, message });
     }
     Ok(all)

@@ -77,12 +77,12 @@ impl Repository {
             report.problem("keys", &error);
         }
         self.check_packs(&mut report, monitor)?;
-        let present: Vec<ObjectId> = snapshots.iter().map(|(id, _)| *id).collect();
+        let present: Vec<_> = snapshots.iter().map(|(id, snapshot)| (*id, snapshot.previous)).collect();
         self.check_snapshots(&snapshots, &mut report, monitor)?;
         if report.problems.is_empty() {
             for vanished in self.vanished(&present)? {
                 let message =
-                    "this machine has seen it, and it is gone without a forget record: somebody or something \
+                    "this machine has seen it, or a later one names it, and it is gone without a forget record: somebody or something \
                                else removed it"
                         .to_owned();
                 report.problems.push(Problem {

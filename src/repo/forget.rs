@@ -10,7 +10,8 @@ use crate::format::{Kind, ObjectId};
 use crate::repo::Repository;
 use crate::repo::error::RepoError;
 
-/// A snapshot that this machine has seen and that is neither there nor forgotten.
+/// A snapshot that this machine has seen, or that a later one names as its predecessor, and that is neither there nor
+/// forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vanished {
     /// Its id.
@@ -45,14 +46,20 @@ impl Repository {
         Ok(self.backend().sync()?)
     }
 
-    /// Snapshots that this machine's cache remembers and that are gone without a record.
-    pub fn vanished(&self, present: &[ObjectId]) -> Result<Vec<Vanished>, RepoError> {
-        let mut known: HashSet<ObjectId> = present.iter().copied().collect();
+    /// Snapshots that this machine's cache remembers, or that one of `present` (id and predecessor) names, and that are
+    /// gone without a record.
+    pub fn vanished(&self, present: &[(ObjectId, Option<ObjectId>)]) -> Result<Vec<Vanished>, RepoError> {
+        let mut known: HashSet<ObjectId> = present.iter().map(|(id, _)| *id).collect();
         for (_, forgotten) in self.read_records::<Forgotten>()? {
             known.extend(forgotten.snapshots.iter().map(|snapshot| snapshot.id));
         }
         let mut vanished = self.index().remembered()?;
         vanished.retain(|snapshot| !known.contains(&snapshot.id));
+        for id in present.iter().filter_map(|(_, previous)| *previous) {
+            if !known.contains(&id) && !vanished.iter().any(|other| other.id == id) {
+                vanished.push(Vanished { id, name: "unknown".to_owned(), time: "an unknown time".to_owned() });
+            }
+        }
         Ok(vanished)
     }
 }

@@ -183,7 +183,8 @@ impl<'r> Writer<'r> {
         let id = self.repository.write_record(snapshot)?;
         self.repository.backend().sync()?;
         if let Err(error) = self.lease.check() {
-            self.repository.backend().remove(Kind::Snapshot, &id)?;
+            // With a record, because another writer may have named it as predecessor already.
+            self.repository.forget(&[(id, "withdrawn: its writer had lost its lease".to_owned())])?;
             return Err(error);
         }
         self.lease.release()?;

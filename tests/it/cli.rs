@@ -492,3 +492,99 @@ fn a_full_disk_is_one_clear_error_and_loses_nothing() {
     assert!(listed.contains("small") && !listed.contains(" big "), "{listed}");
     Command::new("umount").arg(&mount).status().unwrap();
 }
+
+fn snapshot_tree(place: &Place) -> std::path::PathBuf {
+    let tree = place.path().join("tree");
+    std::fs::create_dir_all(tree.join("keep/deep")).unwrap();
+    std::fs::create_dir_all(tree.join("cache")).unwrap();
+    for name in ["a.txt", "b.txt", "keep/c.txt", "keep/deep/d.log", "cache/e.tmp"] {
+        std::fs::write(tree.join(name), format!("this is {name}")).unwrap();
+    }
+    tree
+}
+
+fn summary(output: &Output) -> serde_json::Value {
+    serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_restore_goes_on_where_it_was_and_writes_nothing_twice() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    let (from, out) = (format!("t:{}", tree.display()), place.path().join("out"));
+    let restore = |options: &[&str]| {
+        let all = [&["--json", "restore", &from, "--target", out.to_str().unwrap()], options].concat();
+        summary(&place.ok(&all))
+    };
+    assert_eq!(restore(&["--dry-run"])["files"], 5);
+    assert!(!out.exists(), "a dry run made the target");
+    assert_eq!(restore(&["--verify"])["verified_files"], 5);
+    // As after an interruption: one file is missing, one is of an older state.
+    std::fs::remove_file(out.join("a.txt")).unwrap();
+    std::fs::write(out.join("keep/c.txt"), "something else").unwrap();
+    let kept = restore(&[]);
+    assert_eq!((&kept["files"], &kept["kept"], &kept["unchanged"]), (&1.into(), &1.into(), &3.into()), "{kept}");
+    assert_eq!(std::fs::read_to_string(out.join("keep/c.txt")).unwrap(), "something else");
+    let changed = restore(&["--overwrite", "changed"]);
+    assert_eq!((&changed["files"], &changed["unchanged"]), (&1.into(), &4.into()), "{changed}");
+    assert_eq!(std::fs::read_to_string(out.join("keep/c.txt")).unwrap(), "this is keep/c.txt");
+    assert_eq!(restore(&["--overwrite", "always"])["files"], 5);
+}
+
+#[test]
+fn delete_removes_what_the_snapshot_lacks_and_nothing_else() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    let (from, out) = (format!("t:{}", tree.display()), place.path().join("out"));
+    let target = ["restore", &from, "--target", out.to_str().unwrap()];
+    place.ok(&target);
+    std::fs::create_dir_all(out.join("extra/below")).unwrap();
+    std::fs::write(out.join("extra/below/file"), "x").unwrap();
+    std::fs::write(out.join("keep/new"), "x").unwrap();
+    place.ok(&[&target[..], &["--delete", "--dry-run"]].concat());
+    assert!(out.join("keep/new").exists() && out.join("extra").exists(), "a dry run removed something");
+    place.fails(&[&target[..], &["--delete", "--exclude", "*.log"]].concat(), 1, &["--delete", "refused"]);
+    place.ok(&[&target[..], &["--delete"]].concat());
+    assert!(!out.join("keep/new").exists() && !out.join("extra").exists());
+    assert!(out.join("keep/deep/d.log").exists() && out.join("a.txt").exists());
+}
+
+#[test]
+fn includes_and_excludes_select_in_both_directions() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    place.ok(&["backup", "--name", "t", "--exclude", "*.tmp", tree.to_str().unwrap()]);
+    let listed = text(&place.ok(&["ls", "t"]).stdout);
+    assert!(listed.contains("keep/c.txt") && !listed.contains("e.tmp"), "{listed}");
+    let from = format!("t:{}", tree.display());
+    let out = place.path().join("some");
+    place.ok(&["restore", &from, "--target", out.to_str().unwrap(), "--include", "keep", "--exclude", "*.log"]);
+    assert!(out.join("keep/c.txt").exists());
+    assert!(!out.join("keep/deep/d.log").exists() && !out.join("a.txt").exists());
+    let none = format!("t:{}/nothing", tree.display());
+    place.fails(&["restore", &none, "--target", out.to_str().unwrap()], 1, &["has no", "cairn ls"]);
+}
+
+#[test]
+fn the_parent_may_be_chosen_or_refused() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    let backup = |options: &[&str]| {
+        summary(&place.ok(&[&["--json", "backup", "--name", "t", tree.to_str().unwrap()], options].concat()))
+    };
+    let first = backup(&[]);
+    assert_eq!((&first["parent"], &first["unchanged_files"]), (&serde_json::Value::Null, &0.into()));
+    let second = backup(&[]);
+    assert_eq!((&second["parent"], &second["unchanged_files"]), (&first["snapshot"], &5.into()));
+    assert_eq!(second["read_bytes"], 0);
+    assert_eq!(backup(&["--parent", "none"])["unchanged_files"], 0);
+    assert_eq!(backup(&["--force"])["unchanged_files"], 0);
+    let id = first["snapshot"].as_str().unwrap();
+    assert_eq!(backup(&["--parent", &id[..10]])["parent"], first["snapshot"]);
+    std::fs::write(tree.join("a.txt"), "this is b.txt").unwrap();
+    let changed = backup(&["--dry-run"]);
+    assert_eq!((&changed["unchanged_files"], &changed["snapshot"]), (&4.into(), &serde_json::Value::Null));
+    assert_eq!(backup(&[])["unchanged_files"], 4);
+}

@@ -114,8 +114,10 @@ fn a_snapshot_that_vanishes_without_a_record_is_reported() {
     repository.forget(&[(first, "a test".to_owned())]).unwrap();
     tamper(&memory, (Kind::Snapshot, second), |_| None);
     let repository = open_with(&backend, Some(cache.path().to_owned())).unwrap();
-    let vanished = repository.vanished(&[third]).unwrap();
+    let vanished = repository.vanished(&[(third, Some(second))]).unwrap();
     assert_eq!(vanished.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [second]);
+    // A machine that never saw it knows it by the next one's predecessor.
+    let repository = open(&backend);
     let report = repository.check(&CheckOptions::default(), &Silent).unwrap();
     assert!(report.problems.iter().any(|problem| problem.subject.contains(&second.to_string())), "{report:?}");
 }

@@ -9,8 +9,10 @@
 mod backend;
 mod cli;
 mod compat;
+mod corpus;
 mod crash;
 mod damage;
+mod docs;
 mod format;
 mod gc;
 mod hostile;
