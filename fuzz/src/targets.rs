@@ -141,12 +141,12 @@ pub fn sealed(data: &[u8]) {
         assert!(record::open::<Lease>(&keys, &ObjectId::ZERO, data.to_vec()).is_err());
     }
     let len = data.len() as u64;
-    if let Some(trailer) = data.len().checked_sub(8) {
-        if let Ok(footer) = footer_len(len, &data[trailer..]) {
-            let start = trailer - footer as usize;
-            let mut stored = data[start..trailer].to_vec();
-            let _ = open_footer(&keys, Kind::DataPack, data, len, &mut stored);
-        }
+    if let Some(trailer) = data.len().checked_sub(8)
+        && let Ok(footer) = footer_len(len, &data[trailer..])
+    {
+        let start = trailer - footer as usize;
+        let mut stored = data[start..trailer].to_vec();
+        let _ = open_footer(&keys, Kind::DataPack, data, len, &mut stored);
     }
 }
 
