@@ -250,3 +250,28 @@ fn readers_go_on_while_packs_are_rewritten() {
     });
     assert_sound(&open(&backend));
 }
+
+/// The sweep does not wait for a writer that is newer than the tombstone, so that writer must not build on what it names.
+#[test]
+fn a_writer_that_outlives_the_sweep_has_not_built_on_the_dead() {
+    let (memory, backend, repository) = setup();
+    let bytes = rows(1, 4000);
+    store(&repository, "a", &bytes).unwrap();
+    store(&repository, "b", &rows(2, 50)).unwrap();
+    let mut snapshot = repository.snapshots().unwrap()[0].snapshot.clone();
+    forget_first(&repository);
+    let hour = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
+    gc::run(&repository, &hour, &Silent).unwrap();
+    memory.advance_clock(3000);
+    let second = open(&backend);
+    let mut writer = Writer::begin(&second, &Silent).unwrap();
+    snapshot.content = writer.content(Some(snapshot.content), &mut bytes.as_slice()).unwrap();
+    memory.advance_clock(3000);
+    let report = gc::run(&repository, &hour, &Silent).unwrap();
+    assert!(report.packs_removed > 0, "{report:?}");
+    writer.flush().unwrap();
+    let id = writer.publish(&snapshot).unwrap();
+    let repository = open(&backend);
+    assert_eq!(load(&repository, &id).unwrap(), bytes);
+    assert_sound(&repository);
+}
