@@ -12,7 +12,7 @@ use cairn::format::{ChunkId, Kind, ObjectId, RepositoryId, frame};
 use cairn::repo::cache::CacheDir;
 use cairn::repo::index::Index;
 use cairn::repo::similar;
-use cairn::source::files::{Patterns, Walk, WalkOptions};
+use cairn::source::files::{Walk, WalkOptions};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 
@@ -191,7 +191,7 @@ fn walk(bencher: Bencher<'_, '_>) {
     let directory = tempfile::tempdir().unwrap();
     make_tree(directory.path());
     bencher.counter(ItemsCount::new(5000u64)).bench(|| {
-        let options = WalkOptions { roots: vec![directory.path().to_owned()], excludes: Patterns::default() };
+        let options = WalkOptions { roots: vec![directory.path().to_owned()], ..WalkOptions::default() };
         Walk::new(options).unwrap().count()
     });
 }

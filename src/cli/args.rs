@@ -110,6 +110,9 @@ pub struct BackupArgs {
     /// Leave out what matches: with a leading / the whole path, else its end; may be given more than once
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// Stay on the file systems of the paths: what is mounted below them is left out, with an empty directory in its place
+    #[arg(long)]
+    pub one_file_system: bool,
     /// Read files that seem unchanged, too
     #[arg(long)]
     pub force: bool,
@@ -215,6 +218,9 @@ pub struct RestoreArgs {
     /// Read everything back and compare it
     #[arg(long)]
     pub verify: bool,
+    /// Give files to the recorded user and group numbers, not to the users and groups of the recorded names
+    #[arg(long)]
+    pub numeric_owner: bool,
 }
 
 #[derive(Args, Debug)]

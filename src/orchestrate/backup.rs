@@ -56,6 +56,8 @@ pub struct TreeOptions {
     pub roots: Vec<PathBuf>,
     /// What is left out.
     pub exclude: Patterns,
+    /// Stay on the file systems of the paths.
+    pub one_file_system: bool,
     /// Read every file, also those that seem unchanged.
     pub force: bool,
     /// Only say what would be done.
@@ -207,7 +209,8 @@ pub fn tree(
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
     let roots = existing_roots(&tree.roots)?;
-    let walk = Walk::new(WalkOptions { roots: tree.roots, excludes: tree.exclude })?;
+    let walk =
+        Walk::new(WalkOptions { roots: tree.roots, excludes: tree.exclude, one_file_system: tree.one_file_system })?;
     let mut summary = Summary::default();
     if tree.dry_run {
         let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;

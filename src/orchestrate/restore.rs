@@ -26,7 +26,7 @@ use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::{ChunkReader, Prefetch};
 use crate::repo::{RepoError, Repository, chain};
 use crate::source::files::link::LinkTable;
-use crate::source::files::{Outcome, Overwrite, Patterns, Removal, State, Target, TargetOptions};
+use crate::source::files::{Outcome, Overwrite, OwnerLookup, Patterns, Removal, State, Target, TargetOptions};
 
 /// Files at least this long are decoded ahead by threads of their own.
 const LARGE: u64 = 8 << 20;
@@ -51,6 +51,8 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Read everything back and compare it.
     pub verify: bool,
+    /// How owners are found.
+    pub owner_lookup: OwnerLookup,
 }
 
 /// What a restore did.
@@ -118,7 +120,8 @@ pub fn to_directory(
         let why = "--delete with --include or --exclude is refused: what was left out would be removed";
         return Err(OrchestrateError::Unfit(why.to_owned()));
     }
-    let settings = TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() };
+    let settings =
+        TargetOptions { overwrite: options.overwrite, owner_lookup: options.owner_lookup, ..TargetOptions::default() };
     // A dry run makes no directory; where there is none, nothing is in the way.
     let target = if options.dry_run {
         Target::open_existing(&options.target, settings)?

@@ -11,6 +11,7 @@
 mod descent;
 pub mod link;
 mod metadata;
+mod mounts;
 pub mod patterns;
 mod plan;
 pub mod reader;
@@ -20,5 +21,7 @@ mod xattr;
 
 pub use patterns::Patterns;
 pub use reader::{FileReader, FileState};
-pub use target::{FileWriter, Outcome, Overwrite, OwnerPolicy, Removal, Removed, State, Target, TargetOptions};
+pub use target::{
+    FileWriter, Outcome, Overwrite, OwnerLookup, OwnerPolicy, Removal, Removed, State, Target, TargetOptions,
+};
 pub use walk::{Found, Missed, Walk, WalkOptions};

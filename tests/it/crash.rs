@@ -122,6 +122,7 @@ fn a_full_repository_is_not_an_unread_source() {
         let tree = cairn::orchestrate::backup::TreeOptions {
             roots: vec![source.path().to_owned()],
             exclude: cairn::source::files::Patterns::default(),
+            one_file_system: false,
             force: false,
             dry_run: false,
         };

@@ -194,6 +194,7 @@ fn restore_options(target: &Path) -> RestoreOptions {
         delete: false,
         dry_run: false,
         verify: false,
+        owner_lookup: Default::default(),
     }
 }
 

@@ -44,7 +44,7 @@ fn as_nobody<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T 
 
 fn walk(roots: &[&Path], excludes: &[&str]) -> (Vec<Found>, Vec<Missed>) {
     let roots = roots.iter().map(|root| root.to_path_buf()).collect();
-    let options = WalkOptions { roots, excludes: Patterns::new(excludes).unwrap() };
+    let options = WalkOptions { roots, excludes: Patterns::new(excludes).unwrap(), one_file_system: false };
     let (mut found, mut missed) = (Vec::new(), Vec::new());
     for item in Walk::new(options).unwrap() {
         match item {
@@ -68,7 +68,7 @@ fn relative<'a>(path: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
 
 /// A tree in memory: its entries relative to the root, complete, with the files' data.
 fn load(root: &Path) -> Vec<(Entry, Vec<u8>)> {
-    let options = WalkOptions { roots: vec![root.to_path_buf()], excludes: Patterns::default() };
+    let options = WalkOptions { roots: vec![root.to_path_buf()], ..WalkOptions::default() };
     let mut loaded = Vec::new();
     for item in Walk::new(options).unwrap() {
         let mut found = item.unwrap();

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use cairn::backend::{Backend, list_all};
 use cairn::format::Kind;
+use cairn::format::pack::ChunkEntry;
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::backup;
 use cairn::progress::{Monitor, Silent};
 use cairn::repo::RepoError;
+use cairn::repo::writer::packer::{EncodedFrame, Packer};
 
 use crate::support::memory::Memory;
 use crate::support::{assert_sound, init, load, next_day, open, options, rows, store};
@@ -147,4 +149,38 @@ fn the_parent_of_another_kind_or_name_is_not_chosen() {
     assert_eq!(first.parent, None);
     assert_eq!(store(&repository, "b", &rows(2, 200)).unwrap().parent, None);
     assert_eq!(store(&repository, "a", &rows(3, 200)).unwrap().parent, first.id);
+}
+
+#[test]
+fn a_frame_that_compression_broke_is_found_before_anything_is_written() {
+    let (_, backend) = fresh();
+    let repository = open(&backend);
+    let raw = rows(1, 200);
+    let other = {
+        let mut other = raw.clone();
+        other[raw.len() / 2] ^= 1;
+        other
+    };
+    let compressed = |bytes: &[u8]| cairn::format::frame::compress(3, bytes, &[]).unwrap();
+    let add = |bytes: Vec<u8>| {
+        let packer = Packer::new(Kind::DataPack, backend.clone(), repository.keys().clone());
+        let chunk = ChunkEntry { id: repository.keys().chunk_id(&raw), len: raw.len() as u32 };
+        let encoded = EncodedFrame { depth: 0, bases: Vec::new(), chunks: vec![chunk], bytes };
+        packer.add(&encoded, &raw, &[], &|_| Ok(()))?;
+        packer.finish(&|_| Ok(()))
+    };
+    let mut flipped = compressed(&raw);
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for (what, broken) in [
+        ("other content of the same length", compressed(&other)),
+        ("less content", compressed(&raw[..raw.len() - 1])),
+        ("more content", compressed(&[raw.as_slice(), b"x"].concat())),
+        ("one bit", flipped),
+    ] {
+        assert!(add(broken).is_err(), "{what}");
+        assert_eq!(list_all(backend.as_ref(), Kind::DataPack).unwrap(), [], "{what}");
+    }
+    assert!(add(compressed(&raw)).unwrap() > 0);
+    assert_eq!(list_all(backend.as_ref(), Kind::DataPack).unwrap().len(), 1);
 }

@@ -12,7 +12,7 @@ use crate::cli::render::{OutputClosed, bytes};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::restore::{self, RestoreOptions};
 use crate::orchestrate::select::split_path;
-use crate::source::files::{Overwrite, Patterns};
+use crate::source::files::{Overwrite, OwnerLookup, Patterns};
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
     let (snap, path) = split_path(&args.snap);
@@ -30,7 +30,8 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
         OverwriteArg::Always => Overwrite::Always,
     };
     let (delete, dry_run, verify) = (args.delete, args.dry_run, args.verify);
-    let options = RestoreOptions { path, target, include, exclude, overwrite, delete, dry_run, verify };
+    let owner_lookup = if args.numeric_owner { OwnerLookup::Number } else { OwnerLookup::Name };
+    let options = RestoreOptions { path, target, include, exclude, overwrite, delete, dry_run, verify, owner_lookup };
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, snap)?;

@@ -26,8 +26,7 @@ impl Plan {
     pub fn new(roots: &[PathBuf]) -> Result<Self, SourceError> {
         let mut plan = Plan::default();
         for root in roots {
-            let absolute = absolute(root)
-                .map_err(|source| SourceError::Root { path: escape(root.as_os_str().as_bytes()), source })?;
+            let absolute = absolute(root)?;
             let names = absolute.components().filter_map(|part| match part {
                 Component::Normal(name) => Some(name.as_bytes()),
                 _ => None,
@@ -46,7 +45,12 @@ impl Plan {
     }
 }
 
-fn absolute(path: &Path) -> std::io::Result<PathBuf> {
+/// A root's path from the top.
+pub fn absolute(path: &Path) -> Result<PathBuf, SourceError> {
+    resolve(path).map_err(|source| SourceError::Root { path: escape(path.as_os_str().as_bytes()), source })
+}
+
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     let whole = std::path::absolute(path)?;
     let parts: Vec<Component<'_>> = whole.components().collect();
     match parts.iter().rposition(|part| *part == Component::ParentDir) {

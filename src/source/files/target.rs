@@ -14,6 +14,7 @@
 
 mod attributes;
 mod beneath;
+mod owners;
 mod remove;
 mod writer;
 
@@ -31,11 +32,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+pub use owners::OwnerLookup;
 pub use remove::{Removal, Removed};
 pub use writer::FileWriter;
 
 use self::attributes::{Surplus, change_mode};
 use self::beneath::{Beneath, Directory, split};
+use self::owners::OwnerIds;
 use super::descent::{identity, open_directory};
 use super::metadata::{kind, modified, node};
 use super::xattr::Place;
@@ -77,6 +80,8 @@ pub struct TargetOptions {
     pub overwrite: Overwrite,
     /// Whose the entries are to be.
     pub owner: OwnerPolicy,
+    /// How owners are found.
+    pub owner_lookup: OwnerLookup,
     /// Write each file out to storage before it is put in its place.
     pub sync: bool,
     /// Opens beneath the target component by component, as on systems without `openat2`.
@@ -105,6 +110,7 @@ pub struct Target {
     options: TargetOptions,
     name: String,
     is_root: bool,
+    owners: OwnerIds,
     /// User and group that new files get, unless their directory has a set-group-id bit.
     identity: (u32, u32),
     /// True while we hold the lock that lets us take temporary files for debris.
@@ -139,6 +145,7 @@ impl Target {
             options,
             name: escape(dir.as_os_str().as_bytes()).trim_end_matches('/').to_owned(),
             is_root: geteuid().is_root(),
+            owners: OwnerIds::new(options.owner_lookup),
             identity: (geteuid().as_raw(), getegid().as_raw()),
             exclusive,
             prefix: format!("{TEMPORARY}{run:016x}"),

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::descent::{Descent, Names, SEARCH, identity, open_directory};
 use super::metadata::{self, Owners};
+use super::mounts::FileSystems;
 use super::patterns::Patterns;
 use super::plan::Plan;
 use super::reader::FileReader;
@@ -35,6 +36,8 @@ pub struct WalkOptions {
     pub roots: Vec<PathBuf>,
     /// What to leave out.
     pub excludes: Patterns,
+    /// Leave out what lies on other file systems than the roots. The directory it is mounted on is an entry.
+    pub one_file_system: bool,
 }
 
 /// An entry that could be read.
@@ -105,6 +108,8 @@ struct Siblings {
 pub struct Walk {
     plan: Option<Plan>,
     excludes: Patterns,
+    /// `None`: every one.
+    file_systems: Option<FileSystems>,
     descent: Descent,
     levels: Vec<Siblings>,
     owners: Owners,
@@ -117,6 +122,7 @@ impl Walk {
         Ok(Walk {
             plan: Some(Plan::new(&options.roots)?),
             excludes: options.excludes,
+            file_systems: options.one_file_system.then(|| FileSystems::of(&options.roots)).transpose()?,
             descent: Descent::default(),
             levels: Vec::new(),
             owners: Owners::default(),
@@ -147,8 +153,7 @@ impl Walk {
             }
             None => {
                 let handle = open_directory(parent, name)?;
-                let mut names = Names::read(&handle, &mut self.buffer)?;
-                names.sort();
+                let names = self.names(&handle, name)?;
                 (handle, names)
             }
         };
@@ -158,6 +163,22 @@ impl Walk {
         self.levels.push(Siblings { names, next: 0, plan });
         let entry = self.owners.entry(self.descent.path().to_vec(), &stat, Node::Directory);
         Ok(Found { entry, handle, device: stat.st_dev })
+    }
+
+    /// The names in a directory, in order.
+    fn names(&mut self, handle: &OwnedFd, name: &[u8]) -> Result<Names, Errno> {
+        if let Some(file_systems) = &self.file_systems
+            && !file_systems.contain(fstat(handle)?.st_dev)
+        {
+            let mut names = Names::default();
+            for name in file_systems.names_towards_roots(&self.descent.path_of(name)) {
+                names.push(name, FileType::Unknown);
+            }
+            return Ok(names);
+        }
+        let mut names = Names::read(handle, &mut self.buffer)?;
+        names.sort();
+        Ok(names)
     }
 
     /// Looks at one name; `None` when it is excluded.

@@ -8,7 +8,7 @@ use std::path::Path;
 use cairn::format::content::Content;
 use cairn::format::tree::{Extent, FileTime, Node};
 use cairn::source::TargetError;
-use cairn::source::files::{Overwrite, OwnerPolicy, Removal, State, Target, TargetOptions};
+use cairn::source::files::{Overwrite, OwnerLookup, OwnerPolicy, Removal, State, Target, TargetOptions};
 use rustix::fs::XattrFlags;
 
 use super::roundtrip::acl;
@@ -293,6 +293,30 @@ fn set_id_bits_are_given_to_the_recorded_owner_only() {
     assert!(open(&root).refresh(&wanted).unwrap().is_empty());
     let now = fs::metadata(root.join("f")).unwrap();
     assert_eq!((now.mode() & 0o7777, now.uid()), (0o6755, 1234));
+}
+
+#[test]
+fn an_owner_is_found_by_name_and_by_number_where_the_name_is_unknown_or_not_wanted() {
+    if !is_root() {
+        return println!("skipped: giving files away needs root");
+    }
+    let (_dir, root) = scratch();
+    let target = |owner_lookup| Target::open(&root, TargetOptions { owner_lookup, ..Default::default() }).unwrap();
+    let (by_name, by_number) = (target(OwnerLookup::Name), target(OwnerLookup::Number));
+    let nobody = fs::read_to_string("/etc/passwd").unwrap();
+    let nobody = nobody.lines().find(|line| line.starts_with("nobody:")).unwrap().to_owned();
+    let nobody: u32 = nobody.split(':').nth(2).unwrap().parse().unwrap();
+    let mut wanted = file("f", b"x");
+    (wanted.mode, wanted.owner.uid, wanted.owner.gid) = (0o4755, 4242, 4243);
+    wanted.owner.user = b"nobody".to_vec();
+    wanted.owner.group = b"no such group here".to_vec();
+    let restored = |target: &Target| {
+        assert!(write(target, &wanted, b"x").unwrap().is_empty());
+        let now = fs::metadata(root.join("f")).unwrap();
+        (now.uid(), now.gid(), now.mode() & 0o7777)
+    };
+    assert_eq!(restored(&by_name), (nobody, 4243, 0o4755));
+    assert_eq!(restored(&by_number), (4242, 4243, 0o4755));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cairn::format::tree::{Node, compare_paths};
 use cairn::source::SourceError;
-use cairn::source::files::{Found, Patterns, Walk, WalkOptions};
+use cairn::source::files::{Found, Walk, WalkOptions};
 use proptest::prelude::{Strategy, proptest};
 use rustix::fs::{XattrFlags, lsetxattr};
 
@@ -110,7 +110,7 @@ fn a_tree_deeper_than_any_path_is_walked_with_few_open_files() {
     let (_dir, root) = scratch();
     deep_tree(&root, 3000);
     fs::create_dir(root.join("e")).unwrap();
-    let options = WalkOptions { roots: vec![root.clone()], excludes: Patterns::default() };
+    let options = WalkOptions { roots: vec![root.clone()], ..WalkOptions::default() };
     let (mut most, mut count, mut last) = (0, 0, Vec::new());
     for (index, item) in Walk::new(options).unwrap().enumerate() {
         let found = item.unwrap();
@@ -137,7 +137,7 @@ fn a_directory_moved_away_on_the_way_up_loses_only_itself() {
     let upper: PathBuf = std::iter::repeat_n("d", 5).collect();
     fs::write(root.join(&upper).join("z"), "").unwrap();
     fs::write(root.join("z"), "").unwrap();
-    let options = WalkOptions { roots: vec![root.clone()], excludes: Patterns::default() };
+    let options = WalkOptions { roots: vec![root.clone()], ..WalkOptions::default() };
     let mut walk = Walk::new(options).unwrap();
     let bottom = root.join(&chain);
     let at_bottom = walk.by_ref().map(|item| item.unwrap()).find(|f| f.entry.path == prefix(&bottom));
@@ -195,7 +195,7 @@ fn a_missing_root_and_a_vanished_file_are_missed() {
     let (found, missed) = walk(&[&root.join("a"), &root.join("nothing/here")], &[]);
     assert_eq!(below(&found, &root), ["", "a"]);
     assert!(matches!(&missed[0].error, SourceError::Vanished { path } if path.ends_with("/nothing")));
-    let options = WalkOptions { roots: vec![root.clone()], excludes: Patterns::default() };
+    let options = WalkOptions { roots: vec![root.clone()], ..WalkOptions::default() };
     let mut walk = Walk::new(options).unwrap();
     walk.by_ref().find(|item| item.as_ref().unwrap().entry.path == prefix(&root)).unwrap().unwrap();
     fs::remove_file(root.join("a")).unwrap();
@@ -211,7 +211,7 @@ fn a_directory_that_becomes_a_link_is_not_followed() {
     fs::create_dir_all(root.join("in/dir")).unwrap();
     fs::create_dir(root.join("out")).unwrap();
     fs::write(root.join("out/secret"), "").unwrap();
-    let options = WalkOptions { roots: vec![root.join("in")], excludes: Patterns::default() };
+    let options = WalkOptions { roots: vec![root.join("in")], ..WalkOptions::default() };
     let mut walk = Walk::new(options).unwrap();
     walk.by_ref().find(|item| item.as_ref().unwrap().entry.path == prefix(&root.join("in"))).unwrap().unwrap();
     fs::remove_dir(root.join("in/dir")).unwrap();
@@ -259,4 +259,52 @@ proptest! {
     fn a_walk_has_the_order_of_a_tree(paths in paths()) {
         order_is_that_of_the_format(paths);
     }
+}
+
+/// A file system in memory, mounted for the time of a test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// `None`, and a printed skip, where that is not allowed.
+    fn at(place: PathBuf) -> Option<Self> {
+        let status = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&place).status();
+        if !status.is_ok_and(|status| status.success()) {
+            println!("skipped: mounting needs root");
+            return None;
+        }
+        Some(Mounted(place))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn one_file_system_leaves_out_what_is_mounted_but_not_a_root_on_it() {
+    let (_dir, root) = scratch();
+    for directory in ["here/sub", "disk"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    fs::write(root.join("here/sub/f"), "x").unwrap();
+    let Some(mounted) = Mounted::at(root.join("disk")) else { return };
+    fs::create_dir_all(mounted.0.join("wanted/deep")).unwrap();
+    fs::create_dir_all(mounted.0.join("other")).unwrap();
+    let walked = |roots: Vec<PathBuf>, one_file_system| {
+        let options = WalkOptions { roots, one_file_system, ..WalkOptions::default() };
+        let found: Vec<_> = Walk::new(options).unwrap().map(|item| item.unwrap().entry.path).collect();
+        let inside = found.iter().filter_map(|path| relative(path, &prefix(&root)));
+        inside.map(|path| String::from_utf8(path.to_vec()).unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(walked(vec![root.clone()], true), " disk here here/sub here/sub/f");
+    let everything = " disk disk/other disk/wanted disk/wanted/deep here here/sub here/sub/f";
+    assert_eq!(walked(vec![root.clone()], false), everything);
+    assert_eq!(
+        walked(vec![root.join("here"), root.join("disk/wanted")], true),
+        " disk disk/wanted disk/wanted/deep here here/sub here/sub/f"
+    );
+    // The root on the other file system makes that one belong to the walk: it is named.
+    assert_eq!(walked(vec![root.clone(), root.join("disk/wanted")], true), everything);
 }

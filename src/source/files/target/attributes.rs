@@ -36,7 +36,7 @@ impl Target {
         let mut complain = |action: String, error: Errno| {
             complaints.push(TargetError::Metadata { action, path: self.shown(&entry.path), source: error.into() });
         };
-        let (wanted, mut owner) = ((entry.owner.uid, entry.owner.gid), (now.st_uid, now.st_gid));
+        let (wanted, mut owner) = (self.owners.of(&entry.owner), (now.st_uid, now.st_gid));
         let mut settled = true;
         if owner != wanted && self.restores_owner() {
             match change_owner(place, wanted.0, wanted.1) {
@@ -49,7 +49,7 @@ impl Target {
         }
         settled &= !entry.xattrs.iter().any(|(name, _)| name == ACCESS_ACL);
         if !matches!(entry.node, Node::Symlink { .. }) {
-            let mode = safe_mode(entry, owner);
+            let mode = safe_mode(entry, owner, wanted);
             if mode != entry.mode {
                 complain("set its set-id bits, because it has another owner than it had".to_owned(), Errno::PERM);
             }
@@ -69,11 +69,11 @@ impl Target {
 }
 
 /// The mode without set-id bits that would act for somebody else than they did.
-fn safe_mode(entry: &Entry, (uid, gid): (u32, u32)) -> u32 {
+fn safe_mode(entry: &Entry, (uid, gid): (u32, u32), wanted: (u32, u32)) -> u32 {
     let mut mode = entry.mode & 0o7777;
     if entry.node != Node::Directory {
-        mode &= if uid == entry.owner.uid { 0o7777 } else { !0o4000 };
-        mode &= if gid == entry.owner.gid { 0o7777 } else { !0o2000 };
+        mode &= if uid == wanted.0 { 0o7777 } else { !0o4000 };
+        mode &= if gid == wanted.1 { 0o7777 } else { !0o2000 };
     }
     mode
 }

@@ -79,7 +79,7 @@ impl Target {
     /// The mode to write a file with: its own, which saves a call a file, if that lets nobody read it now who may not
     /// read it in the end. Until a file has its owner and its access list it is ours alone.
     fn first_mode(&self, parent: &Directory, entry: &Entry) -> u32 {
-        let keeps_owner = !self.restores_owner() || (entry.owner.uid, entry.owner.gid) == self.identity;
+        let keeps_owner = !self.restores_owner() || self.owners.of(&entry.owner) == self.identity;
         let keeps_rights = entry.xattrs.is_empty() && !parent.has_default_acl();
         if keeps_owner && keeps_rights { entry.mode & 0o777 } else { 0o600 }
     }
