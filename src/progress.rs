@@ -40,6 +40,9 @@ pub trait Monitor: Send + Sync {
     fn advance(&self, _units: u64) {}
     /// What is being worked on, for people (a path or an id).
     fn item(&self, _name: &str) {}
+    /// An entry of a target is changed, or would be in a dry run: "write", "replace", "keep" or "delete", and its path
+    /// for people. A restore that is no dry run tells deletions only.
+    fn action(&self, _action: &'static str, _path: &str) {}
     /// The current phase has ended.
     fn end(&self) {}
     /// Something to be shown and counted.

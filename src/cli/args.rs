@@ -209,10 +209,11 @@ pub struct RestoreArgs {
     /// What happens to what is there; `changed` makes an interrupted restore go on
     #[arg(long, value_enum, default_value = "never")]
     pub overwrite: OverwriteArg,
-    /// Remove what the snapshot does not have
+    /// Remove what the snapshot does not have, at and below the paths that were backed up; not what the backup's
+    /// --exclude left out, and not what is on other file systems mounted in the target
     #[arg(long)]
     pub delete: bool,
-    /// Only say what would be done
+    /// Only say what would be done, entry by entry
     #[arg(long)]
     pub dry_run: bool,
     /// Read everything back and compare it

@@ -26,6 +26,14 @@ impl Bars {
         Bars { bar: Mutex::new(None), show, output, stop, notices: AtomicU64::new(0) }
     }
 
+    /// Prints while the bar is out of the way.
+    fn suspended(&self, print: impl FnOnce()) {
+        match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             act(bar);
@@ -79,6 +87,12 @@ impl Monitor for Bars {
         self.with_bar(|bar| bar.set_message(name.to_owned()));
     }
 
+    fn action(&self, action: &'static str, path: &str) {
+        // Whoever closed our output is told by the result that cannot be printed either.
+        let _ = self.output.object("action", serde_json::json!({ "action": action, "path": path }));
+        self.suspended(|| drop(self.output.line(&format!("{action} {path}"))));
+    }
+
     fn end(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
@@ -90,10 +104,7 @@ impl Monitor for Bars {
         let text = format!("cairn: {}: {}", notice.subject, notice.message);
         let _ =
             self.output.object("notice", serde_json::json!({ "subject": notice.subject, "message": notice.message }));
-        match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(bar) => bar.suspend(|| drop(writeln!(std::io::stderr(), "{text}"))),
-            None => drop(writeln!(std::io::stderr(), "{text}")),
-        }
+        self.suspended(|| drop(writeln!(std::io::stderr(), "{text}")));
     }
 
     fn interrupted(&self) -> bool {

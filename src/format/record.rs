@@ -111,6 +111,9 @@ pub struct Snapshot {
     pub kind: SnapshotKind,
     /// The roots given, absolute, for trees.
     pub paths: Vec<PathText>,
+    /// The patterns of what was left out below the roots: it may exist, so a restore never deletes it as extra.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excludes: Vec<PathText>,
     /// The operator's own words.
     pub tags: BTreeMap<String, String>,
     /// The saved content.

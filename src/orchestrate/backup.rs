@@ -25,7 +25,7 @@ use crate::repo::writer::{CopyError, Writer};
 use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::CommandStream;
-use crate::source::files::{Found, Missed, Patterns, Walk, WalkOptions};
+use crate::source::files::{Found, Missed, Patterns, Walk, WalkOptions, absolute_root};
 
 /// Which snapshot a backup is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl<'r> Run<'r> {
         self,
         mut writer: Writer<'_>,
         kind: SnapshotKind,
-        paths: Vec<PathText>,
+        (paths, excludes): (Vec<PathText>, Vec<PathText>),
         content: Content,
         mut summary: Summary,
     ) -> Result<Outcome, OrchestrateError> {
@@ -139,6 +139,7 @@ impl<'r> Run<'r> {
             time: self.time,
             kind,
             paths,
+            excludes,
             tags: self.options.tags.clone(),
             content,
             parent,
@@ -198,7 +199,7 @@ fn read_stream<'r>(
 
 fn publish_stream(run: Run<'_>, writer: Writer<'_>, content: Content) -> Result<Outcome, OrchestrateError> {
     let summary = Summary { bytes: content.bytes, read_bytes: content.bytes, ..Summary::default() };
-    run.publish(writer, SnapshotKind::Stream, Vec::new(), content, summary)
+    run.publish(writer, SnapshotKind::Stream, Default::default(), content, summary)
 }
 
 /// Stores paths.
@@ -209,6 +210,7 @@ pub fn tree(
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
     let roots = existing_roots(&tree.roots)?;
+    let excludes = tree.exclude.globs().iter().cloned().map(PathText).collect();
     let walk =
         Walk::new(WalkOptions { roots: tree.roots, excludes: tree.exclude, one_file_system: tree.one_file_system })?;
     let mut summary = Summary::default();
@@ -241,7 +243,7 @@ pub fn tree(
     let content = writer.finish_tree(out)?;
     monitor.end();
     let paths = roots.iter().map(|root| PathText(root.as_os_str().as_bytes().to_vec())).collect();
-    run.publish(writer, SnapshotKind::Tree, paths, content, summary)
+    run.publish(writer, SnapshotKind::Tree, (paths, excludes), content, summary)
 }
 
 /// The roots that are there, absolute. One that is missing is told by the walk; without any there is no backup.
@@ -250,8 +252,9 @@ fn existing_roots(roots: &[PathBuf]) -> Result<Vec<PathBuf>, OrchestrateError> {
     let mut missing = None;
     for root in roots {
         let path = || crate::format::codec::escape(root.as_os_str().as_bytes());
-        match root.symlink_metadata().and_then(|_| std::path::absolute(root)) {
-            Ok(absolute) => there.push(absolute),
+        match root.symlink_metadata() {
+            // As the walk takes it, so that a restore finds it in the tree.
+            Ok(_) => there.push(absolute_root(root)?),
             Err(source) => missing = Some(SourceError::Unreadable { action: "read", path: path(), source }),
         }
     }

@@ -5,8 +5,9 @@
 //! up. Memory: one tree block, the names of one directory for each level of the current path, the frames' cache.
 //!
 //! Invariants: a failure of one entry is counted and named and costs no other; success is reported only when every
-//! selected entry is there; what the snapshot names is never deleted as extra, not even what the backup could not read.
+//! selected entry is there.
 
+mod delete;
 pub mod stream;
 
 use std::io::Read;
@@ -26,7 +27,7 @@ use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::{ChunkReader, Prefetch};
 use crate::repo::{RepoError, Repository, chain};
 use crate::source::files::link::LinkTable;
-use crate::source::files::{Outcome, Overwrite, OwnerLookup, Patterns, Removal, State, Target, TargetOptions};
+use crate::source::files::{Outcome, Overwrite, OwnerLookup, Patterns, State, Target, TargetOptions};
 
 /// Files at least this long are decoded ahead by threads of their own.
 const LARGE: u64 = 8 << 20;
@@ -45,7 +46,7 @@ pub struct RestoreOptions {
     pub exclude: Patterns,
     /// What happens to what is there.
     pub overwrite: Overwrite,
-    /// Remove what the snapshot does not have.
+    /// Remove what the snapshot does not have, at and below the paths that were backed up.
     pub delete: bool,
     /// Only say what would be done.
     pub dry_run: bool,
@@ -89,6 +90,8 @@ struct Counts {
 }
 
 struct Restore<'a> {
+    /// What the backup left out: it is never removed as extra.
+    left_out: Patterns,
     repository: &'a Repository,
     options: &'a RestoreOptions,
     monitor: &'a dyn Monitor,
@@ -129,7 +132,8 @@ pub fn to_directory(
         Some(Target::open(&options.target, settings)?)
     };
     let (counts, fatal) = (Counts::default(), Mutex::new(None));
-    let restore = Restore { repository, options, monitor, snapshot, target, counts, fatal };
+    let left_out = Patterns::new(snapshot.excludes.iter().map(|glob| &glob.0))?;
+    let restore = Restore { left_out, repository, options, monitor, snapshot, target, counts, fatal };
     monitor.begin(Phase::Restore, Some(snapshot.summary.bytes));
     let mut report = Report::default();
     let found = std::thread::scope(|scope| {
@@ -228,7 +232,18 @@ impl Restore<'_> {
             }
         };
         match (state, self.options.overwrite) {
-            (State::Absent, _) | (_, Overwrite::Always) | (State::Different, Overwrite::Changed) => true,
+            (State::Absent, _) => {
+                self.planned("write", &entry.path);
+                true
+            }
+            (State::Obstructed, Overwrite::Changed | Overwrite::Always) => {
+                self.planned("replace", &entry.path);
+                self.clear(entry, report)
+            }
+            (_, Overwrite::Always) | (State::Different, Overwrite::Changed) => {
+                self.planned("replace", &entry.path);
+                true
+            }
             (State::Finished, _) => {
                 report.unchanged += 1;
                 self.monitor.advance(entry.content().map_or(0, |content| content.bytes));
@@ -238,12 +253,20 @@ impl Restore<'_> {
                 }
                 false
             }
-            (State::Different, Overwrite::Never) => {
+            (State::Different | State::Obstructed, Overwrite::Never) => {
                 report.kept += 1;
+                self.planned("keep", &entry.path);
                 let message = "it exists and differs, and is kept: see --overwrite".to_owned();
                 self.monitor.notice(Notice { subject: escape(&entry.path), message });
                 false
             }
+        }
+    }
+
+    /// In a dry run, tells what would be done.
+    fn planned(&self, action: &'static str, path: &[u8]) {
+        if self.options.dry_run {
+            self.monitor.action(action, &escape(path));
         }
     }
 
@@ -478,25 +501,12 @@ impl Restore<'_> {
     /// Finishes a directory when all below it is done.
     fn leave(&self, level: Level, report: &mut Report) {
         let Level { entry, selected, mut names } = level;
-        if self.options.delete && selected {
+        if self.options.delete && selected && self.was_read_whole(&entry) {
             names.sort_unstable();
             self.delete_extra(&entry, &names, report);
         }
         if selected {
             self.apply(|target| target.finish_directory(&entry), &entry.path);
-        }
-    }
-
-    fn delete_extra(&self, entry: &Entry, names: &[Vec<u8>], report: &mut Report) {
-        let Some(target) = &self.target else { return };
-        let removal = if self.options.dry_run { Removal::DryRun } else { Removal::Apply };
-        let visit = &mut |path: &[u8]| self.monitor.item(&format!("removing {}", escape(path)));
-        match target.delete_extra(&entry.path, names, removal, visit) {
-            Ok(removed) => {
-                report.deleted += removed.entries;
-                removed.complaints.into_iter().for_each(|error| self.failed(&entry.path, error.into()));
-            }
-            Err(error) => self.failed(&entry.path, error.into()),
         }
     }
 }

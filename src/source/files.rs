@@ -20,8 +20,9 @@ pub mod walk;
 mod xattr;
 
 pub use patterns::Patterns;
+pub use plan::absolute as absolute_root;
 pub use reader::{FileReader, FileState};
 pub use target::{
-    FileWriter, Outcome, Overwrite, OwnerLookup, OwnerPolicy, Removal, Removed, State, Target, TargetOptions,
+    Extra, FileWriter, Outcome, Overwrite, OwnerLookup, OwnerPolicy, Removal, Removed, State, Target, TargetOptions,
 };
 pub use walk::{Found, Missed, Walk, WalkOptions};

@@ -552,6 +552,62 @@ fn delete_removes_what_the_snapshot_lacks_and_nothing_else() {
 }
 
 #[test]
+fn delete_emptied_the_directories_on_the_way_to_what_was_backed_up() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    std::fs::write(tree.join("left.out"), "x").unwrap();
+    place.ok(&["backup", "--name", "t", "--exclude", "*.out", tree.to_str().unwrap()]);
+    // A machine of its own, which the snapshot knows one directory of.
+    let machine = place.path().join("machine");
+    let beside = machine.join(place.path().strip_prefix("/").unwrap()).join("beside");
+    std::fs::create_dir_all(&beside).unwrap();
+    std::fs::create_dir_all(machine.join("home/user")).unwrap();
+    let target = ["restore", "t", "--target", machine.to_str().unwrap(), "--delete", "--overwrite", "changed"];
+    place.ok(&target);
+    let inside = machine.join(tree.strip_prefix("/").unwrap());
+    std::fs::write(inside.join("extra"), "x").unwrap();
+    std::fs::write(inside.join("left.out"), "x").unwrap();
+    let planned = text(&place.ok(&[&target[..], &["--dry-run"]].concat()).stdout);
+    let relative = inside.strip_prefix(&machine).unwrap().display();
+    assert_eq!(planned, format!("delete {relative}/extra\n"));
+    place.ok(&target);
+    assert!(!inside.join("extra").exists() && inside.join("a.txt").exists());
+    assert!(beside.exists() && machine.join("home/user").exists(), "what was never backed up was removed");
+    assert!(inside.join("left.out").exists(), "what the backup left out was removed");
+}
+
+#[test]
+fn a_dry_run_says_what_a_restore_does_and_a_directory_in_the_way_goes_only_with_delete() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    let (from, out) = (format!("t:{}", tree.display()), place.path().join("out"));
+    let restore = ["restore", &from, "--target", out.to_str().unwrap(), "--overwrite", "changed"];
+    std::fs::create_dir_all(out.join("a.txt/in the way")).unwrap();
+    let dry = place.run(&[&restore[..], &["--dry-run"]].concat());
+    assert_fails(dry, 1, &["a.txt", "directory that is not empty"]);
+    place.fails(&restore, 1, &["a.txt", "directory that is not empty"]);
+    let planned = text(&place.ok(&[&restore[..], &["--delete", "--dry-run"]].concat()).stdout);
+    assert!(planned.contains("delete a.txt\n") && planned.contains("replace a.txt\n"), "{planned}");
+    place.ok(&[&restore[..], &["--delete"]].concat());
+    assert!(out.join("a.txt").is_file());
+    let again = text(&place.ok(&[&restore[..], &["--dry-run"]].concat()).stdout);
+    assert_eq!(again, "");
+    std::fs::write(out.join("a.txt"), "changed").unwrap();
+    let planned = text(&place.ok(&["restore", &from, "--target", out.to_str().unwrap(), "--dry-run"]).stdout);
+    assert_eq!(planned, "keep a.txt\n");
+}
+
+#[test]
+fn a_file_that_hides_its_size_was_stored_empty() {
+    let place = Place::new();
+    place.ok(&["backup", "--name", "p", "/proc/sys/kernel/ostype", "/proc/self/status"]);
+    assert_eq!(text(&place.ok(&["cat", "p", "/proc/sys/kernel/ostype"]).stdout), "Linux\n");
+    let status = text(&place.ok(&["cat", "p", &format!("/proc/self/status")]).stdout);
+    assert!(status.contains("Name:"), "{status}");
+}
+
+#[test]
 fn includes_and_excludes_select_in_both_directions() {
     let place = Place::new();
     let tree = snapshot_tree(&place);

@@ -187,6 +187,7 @@ fn a_writer_whose_lease_was_taken_away_publishes_nothing() {
         time: jiff::Timestamp::now(),
         kind: cairn::format::record::SnapshotKind::Stream,
         paths: Vec::new(),
+        excludes: Vec::new(),
         tags: Default::default(),
         content,
         parent: None,

@@ -70,6 +70,7 @@ impl Forger {
             time: jiff::Timestamp::now(),
             kind,
             paths: Vec::new(),
+            excludes: Vec::new(),
             tags: Default::default(),
             content,
             parent: None,

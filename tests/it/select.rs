@@ -16,6 +16,7 @@ fn info(first: u8, second: u8, name: &str, time: &str) -> SnapshotInfo {
         time: time.parse().unwrap(),
         kind: SnapshotKind::Stream,
         paths: Vec::new(),
+        excludes: Vec::new(),
         tags: Default::default(),
         content: Content::EMPTY,
         parent: None,

@@ -26,13 +26,13 @@ use crate::source::SourceError;
 pub struct Patterns {
     any: GlobSet,
     directories: GlobSet,
-    count: usize,
+    globs: Vec<Vec<u8>>,
 }
 
 impl Patterns {
     /// Compiles patterns. Each must be UTF-8 and not empty.
     pub fn new<P: AsRef<[u8]>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, SourceError> {
-        let (mut any, mut directories, mut count) = (GlobSetBuilder::new(), GlobSetBuilder::new(), 0);
+        let (mut any, mut directories, mut globs) = (GlobSetBuilder::new(), GlobSetBuilder::new(), Vec::new());
         for pattern in patterns {
             let pattern = pattern.as_ref();
             let invalid = |why: &str| SourceError::Pattern { pattern: escape(pattern), why: why.to_owned() };
@@ -53,7 +53,7 @@ impl Patterns {
                 .build()
                 .map_err(|e| invalid(&e.kind().to_string()))?;
             set.add(glob);
-            count += 1;
+            globs.push(pattern.to_vec());
         }
         let built = |set: GlobSetBuilder| {
             set.build().map_err(|e| SourceError::Pattern {
@@ -61,12 +61,17 @@ impl Patterns {
                 why: e.kind().to_string(),
             })
         };
-        Ok(Patterns { any: built(any)?, directories: built(directories)?, count })
+        Ok(Patterns { any: built(any)?, directories: built(directories)?, globs })
     }
 
     /// True when there is no pattern.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.globs.is_empty()
+    }
+
+    /// The patterns as they were given.
+    pub fn globs(&self) -> &[Vec<u8>] {
+        &self.globs
     }
 
     /// Whether a pattern matches this very path (as in a tree: without the `/` at its beginning).

@@ -30,7 +30,14 @@ pub struct FileReader {
     within: u64,
     /// True when the file ended before its data should.
     short: bool,
+    /// True for a file that says that it is empty and is not, as those of `/proc` do: it ends where reading ends.
+    sizeless: bool,
 }
+
+/// What is read at most of a file whose status does not tell its size: some never end.
+const SIZELESS_LIMIT: u64 = 64 << 20;
+/// How much of such a file is asked for at a time: the kernel refuses to prepare megabytes.
+const SIZELESS_READ: usize = 64 << 10;
 
 /// What a file was while it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +70,12 @@ impl FileReader {
         let size = first.st_size.max(0) as u64;
         let allocated = (first.st_blocks.max(0) as u64).saturating_mul(512);
         let found = if allocated < size { data_extents(&fd, size) } else { None };
-        let whole = Extent { offset: 0, len: size };
+        let sizeless = size == 0 && matches!(pread(&fd, &mut [0], 0), Ok(1));
+        let whole = Extent { offset: 0, len: if sizeless { SIZELESS_LIMIT } else { size } };
         let sparse = found.as_ref().is_some_and(|extents| *extents != [whole]);
         let extents = found.unwrap_or_else(|| vec![whole]);
-        Ok(FileReader { fd, path: entry.path.clone(), first, extents, sparse, current: 0, within: 0, short: false })
+        let (path, current, within, short) = (entry.path.clone(), 0, 0, false);
+        Ok(FileReader { fd, path, first, extents, sparse, current, within, short, sizeless })
     }
 
     /// Makes an entry's status that of the open file.
@@ -93,13 +102,17 @@ impl FileReader {
         let last = fstat(&self.fd).map_err(|error| SourceError::system("read the status of", &self.path, error))?;
         let (first_size, last_size) = (self.first.st_size.max(0) as u64, last.st_size.max(0) as u64);
         let known = |stat: &Stat| (stat.st_size, metadata::modified(stat), metadata::changed(stat));
-        let stable = !self.short && known(&self.first) == known(&last);
+        let stable = self.short == self.sizeless && known(&self.first) == known(&last);
         let partial = self.extents.get(self.current).map(|extent| Extent { offset: extent.offset, len: self.within });
         let complete = partial.is_none();
         self.extents.truncate(self.current);
         self.extents.extend(partial.filter(|extent| extent.len > 0));
         let end = self.extents.last().map_or(0, |extent| extent.offset + extent.len);
         let size = match (self.sparse, complete) {
+            (_, true) if self.sizeless => {
+                let (what, found, limit) = ("the length of its content", usize::MAX, SIZELESS_LIMIT as usize);
+                return Err(SourceError::Unrecordable { path: shown(&self.path), what, found, limit });
+            }
             (_, true) => first_size,
             (true, false) => last_size.clamp(end, first_size),
             (false, false) => end,
@@ -118,7 +131,8 @@ impl Read for FileReader {
                 self.within = 0;
                 continue;
             }
-            let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let most = if self.sizeless { SIZELESS_READ } else { buffer.len() };
+            let wanted = buffer.len().min(most).min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = loop {
                 match pread(&self.fd, &mut buffer[..wanted], extent.offset + self.within) {
                     Err(Errno::INTR) => continue,

@@ -33,13 +33,13 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 pub use owners::OwnerLookup;
-pub use remove::{Removal, Removed};
+pub use remove::{Extra, Removal, Removed};
 pub use writer::FileWriter;
 
 use self::attributes::{Surplus, change_mode};
 use self::beneath::{Beneath, Directory, split};
 use self::owners::OwnerIds;
-use super::descent::{identity, open_directory};
+use super::descent::{Names, identity, open_directory};
 use super::metadata::{kind, modified, node};
 use super::xattr::Place;
 use crate::format::codec::escape;
@@ -98,6 +98,8 @@ pub enum State {
     Finished,
     /// Something else is there.
     Different,
+    /// A directory with something in it is where something else belongs: nothing can be put there.
+    Obstructed,
 }
 
 /// `Ok`: the entry is in place, without the metadata that the errors name. `Err`: it is not in place.
@@ -302,6 +304,9 @@ impl Target {
             Node::Unread => false,
             other => node(&there) == *other,
         };
+        if kind(&there) == FileType::Directory && entry.node != Node::Directory && !is_empty(&parent.fd, name) {
+            return Ok(State::Obstructed);
+        }
         Ok(if same { State::Finished } else { State::Different })
     }
 
@@ -424,4 +429,11 @@ impl Target {
     fn shown(&self, path: &[u8]) -> String {
         format!("{}/{}", self.name, escape(path))
     }
+}
+
+/// Whether a directory has no names. One that cannot be read may have some.
+fn is_empty(parent: &OwnedFd, name: &[u8]) -> bool {
+    open_directory(parent, name)
+        .and_then(|listing| Names::read(&listing, &mut Vec::new()))
+        .is_ok_and(|names| names.len() == 0)
 }

@@ -33,6 +33,7 @@ pub fn snapshot() -> Snapshot {
         time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
         kind: SnapshotKind::Tree,
         paths: vec![PathText(b"/etc/\xff%".to_vec())],
+        excludes: Vec::new(),
         tags: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
         content: Content { bytes: 5, levels: 1, root: Some(ChunkId::from_bytes([3; 16])) },
         parent: Some(ObjectId::from_bytes([4; 32])),

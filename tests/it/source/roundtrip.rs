@@ -142,7 +142,9 @@ fn a_tree_deeper_than_any_path_comes_back_and_is_removed() {
         assert_eq!(essence(&load(&to)), essence(&tree));
         let top = Target::open(&root, options).unwrap();
         let mut names = Vec::new();
-        let removed = top.delete_extra(b"", &[], cairn::source::files::Removal::Apply, &mut |p| names.push(p.to_vec()));
+        let removed = top.delete_extra(b"", &[], super::target::all(cairn::source::files::Removal::Apply), &mut |p| {
+            names.push(p.to_vec())
+        });
         let removed = removed.unwrap();
         assert!(removed.complaints.is_empty(), "{:?}", removed.complaints);
         assert_eq!(removed.entries, 2 * (3000 + 7 + 1));

@@ -8,7 +8,7 @@ use std::path::Path;
 use cairn::format::content::Content;
 use cairn::format::tree::{Extent, FileTime, Node};
 use cairn::source::TargetError;
-use cairn::source::files::{Overwrite, OwnerLookup, OwnerPolicy, Removal, State, Target, TargetOptions};
+use cairn::source::files::{Extra, Overwrite, OwnerLookup, OwnerPolicy, Removal, State, Target, TargetOptions};
 use rustix::fs::XattrFlags;
 
 use super::roundtrip::acl;
@@ -16,6 +16,10 @@ use super::{as_nobody, entry, file, is_root, scratch, write};
 
 fn open(root: &Path) -> Target {
     Target::open(root, TargetOptions::default()).unwrap()
+}
+
+pub fn all(removal: Removal) -> Extra<'static> {
+    Extra { removal, spares: &|_, _| false }
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -43,7 +47,7 @@ fn hostile_paths_are_refused() {
         refused(target.hard_link(&file("f", b"x"), path.as_bytes()).unwrap_err());
         refused(target.existing(&file(path, b"x")).unwrap_err());
         refused(target.refresh(&file(path, b"x")).unwrap_err());
-        refused(target.delete_extra(path.as_bytes(), &[], Removal::Apply, &mut |_| {}).unwrap_err());
+        refused(target.delete_extra(path.as_bytes(), &[], all(Removal::Apply), &mut |_| {}).unwrap_err());
     }
     assert!(target.begin_file(&file("", b"x")).is_err());
     assert!(target.begin_file(&file(&"n".repeat(256), b"x")).is_err());
@@ -72,7 +76,7 @@ fn links_in_the_target_are_never_followed() {
             in_the_way(target.directory(&entry(&path, Node::Directory)).unwrap_err());
             in_the_way(target.existing(&file(&path, b"x")).unwrap_err());
             in_the_way(target.hard_link(&file("y", b"x"), path.as_bytes()).unwrap_err());
-            in_the_way(target.delete_extra(parent.as_bytes(), &[], Removal::Apply, &mut |_| {}).unwrap_err());
+            in_the_way(target.delete_extra(parent.as_bytes(), &[], all(Removal::Apply), &mut |_| {}).unwrap_err());
         }
         assert!(target.finish_directory(&entry("link", Node::Directory)).is_err());
         // What goes in a link's own place replaces the link.
@@ -395,7 +399,8 @@ fn extra_files_are_removed_and_links_to_elsewhere_are_not_followed() {
     let run = |removal| {
         let mut names = Vec::new();
         let mut visit = |path: &[u8]| names.push(String::from_utf8(path.to_vec()).unwrap());
-        let removed = target.delete_extra(b"d", &[b"keep".to_vec(), b"unseen".to_vec()], removal, &mut visit).unwrap();
+        let removed =
+            target.delete_extra(b"d", &[b"keep".to_vec(), b"unseen".to_vec()], all(removal), &mut visit).unwrap();
         assert!(removed.complaints.is_empty());
         (names, removed.entries)
     };
@@ -406,7 +411,25 @@ fn extra_files_are_removed_and_links_to_elsewhere_are_not_followed() {
     assert_eq!(names(&inside.join("d")), ["keep"]);
     assert_eq!(names(&outside), ["kept"]);
     assert_eq!(run(Removal::Apply), (Vec::new(), 0));
-    assert_eq!(target.delete_extra(b"none", &[], Removal::Apply, &mut |_| {}).unwrap().entries, 0);
+    assert_eq!(target.delete_extra(b"none", &[], all(Removal::Apply), &mut |_| {}).unwrap().entries, 0);
+}
+
+#[test]
+fn what_is_spared_stays_with_the_directories_on_the_way_to_it() {
+    let (_dir, root) = scratch();
+    fs::create_dir_all(root.join("d/extra/deep")).unwrap();
+    for name in ["extra/gone", "extra/deep/kept.bak", "extra/deep/gone", "also.bak"] {
+        fs::write(root.join("d").join(name), "").unwrap();
+    }
+    let target = open(&root);
+    let spares: &dyn Fn(&[u8], bool) -> bool = &|path, _| path.ends_with(b".bak");
+    for removal in [Removal::DryRun, Removal::Apply] {
+        let removed = target.delete_extra(b"d", &[], Extra { removal, spares }, &mut |_| {}).unwrap();
+        assert_eq!((removed.entries, removed.spared, removed.complaints.len()), (2, 2, 0), "{removal:?}");
+    }
+    assert_eq!(names(&root.join("d")), ["also.bak", "extra"]);
+    assert_eq!(names(&root.join("d/extra")), ["deep"]);
+    assert_eq!(names(&root.join("d/extra/deep")), ["kept.bak"]);
 }
 
 #[test]

@@ -79,6 +79,7 @@ impl Handmade {
             time: jiff::Timestamp::UNIX_EPOCH,
             kind,
             paths: Vec::new(),
+            excludes: Vec::new(),
             tags: BTreeMap::new(),
             content,
             parent: None,

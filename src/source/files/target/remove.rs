@@ -2,7 +2,7 @@
 //!
 //! A directory is emptied by names in open directories, never by paths, and symbolic links are removed, not
 //! followed: whoever swaps a directory for a link meanwhile makes us remove the link. Other file systems that are
-//! mounted in the target are left alone. Depth costs no stack and no open files.
+//! mounted in the target are left alone, and so is what the caller spares, with the directories on the way to it. Depth costs no stack and no open files.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,14 +31,27 @@ pub enum Removal {
 pub struct Removed {
     /// Entries, those in removed directories included.
     pub entries: u64,
+    /// Entries that were spared.
+    pub spared: u64,
     /// What could not be removed.
     pub complaints: Vec<TargetError>,
+}
+
+/// What is to be removed from a target.
+#[derive(Clone, Copy)]
+pub struct Extra<'a> {
+    /// Whether to remove it.
+    pub removal: Removal,
+    /// Asked of each path, and whether it is a directory: true for what must stay although nothing names it.
+    pub spares: &'a dyn Fn(&[u8], bool) -> bool,
 }
 
 struct Emptied {
     names: Names,
     next: usize,
     name: Vec<u8>,
+    /// True when something in it stays.
+    stays: bool,
 }
 
 impl Target {
@@ -48,7 +61,7 @@ impl Target {
         &self,
         path: &[u8],
         keep: &[Vec<u8>],
-        removal: Removal,
+        extra: Extra<'_>,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<Removed, TargetError> {
         self.validate(path)?;
@@ -62,19 +75,39 @@ impl Target {
         let mut names = Names::read(&listing, &mut buffer).map_err(refused)?;
         let device = fstat(&listing).map_err(refused)?.st_dev;
         drop(listing);
+        if device != fstat(&self.beneath.root().fd).map_err(refused)?.st_dev {
+            // The backup may have seen the empty directory beneath the mount.
+            return Ok(Removed::default());
+        }
         names.sort();
         let mut removed = Removed::default();
         for (name, _) in (0..names.len()).filter_map(|index| names.get(index)) {
             if keep.binary_search_by(|kept| kept.as_slice().cmp(name)).is_err() {
                 let below = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
-                if removal == Removal::Apply {
+                if extra.removal == Removal::Apply {
                     self.beneath.forget(&below);
                 }
-                visit(&below);
-                Remover { target: self, path: &below, device, removal, removed: &mut removed, buffer: &mut buffer }
+                let before = removed.entries;
+                Remover { target: self, path: &below, device, extra, removed: &mut removed, buffer: &mut buffer }
                     .remove(directory.fd.as_fd(), name);
+                if removed.entries > before {
+                    visit(&below);
+                }
             }
         }
+        Ok(removed)
+    }
+
+    /// Removes a directory that is where something else belongs.
+    pub fn remove_obstacle(&self, path: &[u8], extra: Extra<'_>) -> Result<Removed, TargetError> {
+        let (parent, name) = self.locate_existing(path)?;
+        let device = fstat(&parent.fd).map_err(|error| self.refused(path, "read the status of", error))?.st_dev;
+        if extra.removal == Removal::Apply {
+            self.beneath.forget(path);
+        }
+        let mut removed = Removed::default();
+        Remover { target: self, path, device, extra, removed: &mut removed, buffer: &mut Vec::new() }
+            .remove(parent.fd.as_fd(), name);
         Ok(removed)
     }
 
@@ -102,7 +135,7 @@ struct Remover<'a> {
     target: &'a Target,
     path: &'a [u8],
     device: u64,
-    removal: Removal,
+    extra: Extra<'a>,
     removed: &'a mut Removed,
     buffer: &'a mut Vec<MaybeUninit<u8>>,
 }
@@ -124,6 +157,9 @@ impl Remover<'_> {
             }
             let Some(done) = levels.pop() else { break };
             descent.leave();
+            if done.stays {
+                continue;
+            }
             let above = descent.bottom().cloned();
             let above = above.as_ref().map_or(parent, |above| above.as_fd());
             self.unlink(above, &done.name, &descent, AtFlags::REMOVEDIR);
@@ -137,7 +173,17 @@ impl Remover<'_> {
             Err(Errno::NOENT) => return,
             Err(error) => return self.complain(descent, "read the status of what is in", error),
         };
-        if kind(&status) != FileType::Directory {
+        let is_directory = kind(&status) == FileType::Directory;
+        let path = match levels.is_empty() {
+            true => self.path.to_vec(),
+            false => self.below(&descent.path_of(name)),
+        };
+        if (self.extra.spares)(&path, is_directory) {
+            self.removed.spared += 1;
+            levels.iter_mut().for_each(|level| level.stays = true);
+            return;
+        }
+        if !is_directory {
             return self.unlink(parent, name, descent, AtFlags::empty());
         }
         if let Err(error) = self.descend(parent, name, &status, descent, levels) {
@@ -163,12 +209,12 @@ impl Remover<'_> {
         }
         let names = Names::read(&handle, self.buffer)?;
         descent.enter(name, Arc::new(handle), identity(&opened), true);
-        levels.push(Emptied { names, next: 0, name: name.to_vec() });
+        levels.push(Emptied { names, next: 0, name: name.to_vec(), stays: false });
         Ok(())
     }
 
     fn unlink(&mut self, parent: BorrowedFd<'_>, name: &[u8], descent: &Descent, flags: AtFlags) {
-        let result = match self.removal {
+        let result = match self.extra.removal {
             Removal::Apply => unlinkat(parent, name, flags),
             Removal::DryRun => Ok(()),
         };
@@ -181,11 +227,13 @@ impl Remover<'_> {
         }
     }
 
+    /// The path in the target of what is at this path beneath the removed one.
+    fn below(&self, path: &[u8]) -> Vec<u8> {
+        if path.is_empty() { self.path.to_vec() } else { [self.path, b"/", path].concat() }
+    }
+
     fn complain(&mut self, descent: &Descent, action: &'static str, error: Errno) {
-        let path = match descent.path() {
-            b"" => self.path.to_vec(),
-            below => [self.path, b"/", below].concat(),
-        };
+        let path = self.below(descent.path());
         self.removed.complaints.push(self.target.refused(&path, action, error));
     }
 }
