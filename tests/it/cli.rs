@@ -603,7 +603,7 @@ fn a_file_that_hides_its_size_was_stored_empty() {
     let place = Place::new();
     place.ok(&["backup", "--name", "p", "/proc/sys/kernel/ostype", "/proc/self/status"]);
     assert_eq!(text(&place.ok(&["cat", "p", "/proc/sys/kernel/ostype"]).stdout), "Linux\n");
-    let status = text(&place.ok(&["cat", "p", &format!("/proc/self/status")]).stdout);
+    let status = text(&place.ok(&["cat", "p", "/proc/self/status"]).stdout);
     assert!(status.contains("Name:"), "{status}");
 }
 
