@@ -1,0 +1,186 @@
+//! Exit codes and the text of errors.
+
+use std::process::{Command, Stdio};
+
+use super::{Place, assert_fails, text};
+
+#[test]
+fn usage_errors_end_with_2() {
+    let place = Place::new();
+    for args in [
+        ["bogus"].as_slice(),
+        &["backup"],
+        &["backup", "--stdin", "/etc"],
+        &["backup", "--name", "no/slash", "/etc"],
+        &["backup", "--tag", "novalue", "/etc"],
+        &["backup", "--exclude", "[", "/etc"],
+        &["backup", "--command"],
+        &["restore", "latest"],
+        &["forget"],
+        &["forget", "--keep-dayly", "7"],
+        &["forget", "--keep-within", "7x"],
+        &["gc", "--grace", "soon"],
+        &["check", "--read-data", "--sample", "0"],
+        &["snapshots", "--at", "yesterday"],
+    ] {
+        let output = place.run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+    let none = Command::new(assert_cmd::cargo::cargo_bin!("cairn")).env_clear().arg("snapshots").output().unwrap();
+    assert_fails(none, 2, &["--repo", "CAIRN_REPO"]);
+}
+
+#[test]
+fn a_missing_repository_is_10_and_says_where() {
+    let place = Place::empty();
+    place.fails(&["snapshots"], 10, &["no repository", "repo", "cairn init"]);
+    std::fs::create_dir(place.path().join("repo")).unwrap();
+    std::fs::write(place.path().join("repo/other"), "x").unwrap();
+    place.fails(&["snapshots"], 10, &["no repository"]);
+    place.fails(&["init"], 1, &["not empty", "other"]);
+}
+
+#[test]
+fn a_wrong_password_is_12_and_the_right_one_is_never_shown() {
+    let place = Place::empty();
+    let with = |password: &str, args: &[&str]| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cairn"));
+        command
+            .env_clear()
+            .env("CAIRN_REPO", place.path().join("repo"))
+            .env("CAIRN_CACHE_DIR", place.path().join("cache"));
+        command.env("CAIRN_PASSWORD", password).stdin(Stdio::null()).args(args).output().unwrap()
+    };
+    assert!(with("correct horse", &["init"]).status.success());
+    let good = with("correct horse", &["-vv", "snapshots"]);
+    assert!(good.status.success());
+    assert_fails(with("wrong horse", &["snapshots"]), 12, &["wrong password"]);
+    for output in [good, with("wrong horse", &["-vv", "snapshots"])] {
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(!all.contains("horse"), "{all}");
+    }
+    let empty = with("", &["snapshots"]);
+    assert_fails(empty, 2, &["empty"]);
+}
+
+#[test]
+fn a_newer_repository_is_refused_by_name() {
+    let place = Place::new();
+    let config = place.path().join("repo/config");
+    let changed = std::fs::read_to_string(&config).unwrap().replace("\"version\": 1", "\"version\": 2");
+    std::fs::write(&config, changed).unwrap();
+    place.fails(&["snapshots"], 1, &["version 2", "newer cairn"]);
+}
+
+#[test]
+fn a_changed_configuration_is_refused() {
+    let place = Place::new();
+    let config = place.path().join("repo/config");
+    let changed = std::fs::read_to_string(&config).unwrap().replace("16384", "32768");
+    std::fs::write(&config, changed).unwrap();
+    place.fails(&["snapshots"], 1, &["configuration", "altered"]);
+}
+
+#[test]
+fn a_failing_command_publishes_nothing_and_says_why() {
+    let place = Place::new();
+    let script = "echo half; echo 'it broke' >&2; exit 7";
+    place.fails(
+        &["backup", "--command", "--name", "dump", "--", "sh", "-c", script],
+        1,
+        &["status 7", "it broke", "not trusted"],
+    );
+    place.fails(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "kill -9 $$"], 1, &["signal"]);
+    place.fails(
+        &["backup", "--command", "--name", "dump", "--", "/no/such/program"],
+        1,
+        &["cannot start", "/no/such/program"],
+    );
+    assert_eq!(place.count(), 0);
+    place.ok(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "echo whole"]);
+    assert_eq!(text(&place.ok(&["cat", "dump"]).stdout), "whole\n");
+}
+
+#[test]
+fn unread_sources_end_with_3_each_named_and_the_rest_saved() {
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    std::fs::create_dir_all(tree.join("sub")).unwrap();
+    std::fs::write(tree.join("sub/good"), "good").unwrap();
+    let missing = place.path().join("missing");
+    let both = [tree.to_str().unwrap(), missing.to_str().unwrap()];
+    place.fails(&["backup", "--name", "t", both[0], both[1]], 3, &["missing"]);
+    let inside = format!("t:{}", tree.display());
+    place.ok(&["restore", &inside, "--target", place.path().join("out").to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(place.path().join("out/sub/good")).unwrap(), "good");
+    place.fails(&["backup", "--name", "t", both[1]], 1, &["none of the paths", "missing"]);
+}
+
+#[test]
+fn selection_errors_say_what_to_do() {
+    let place = Place::new();
+    place.store("db", b"one");
+    place.fails(&["cat", "nothing"], 1, &["nothing", "cairn snapshots"]);
+    place.fails(&["cat", "db@2001-01-01"], 1, &["at or before", "oldest"]);
+    place.fails(&["cat", "db@not-a-time"], 2, &["not-a-time", "RFC 3339"]);
+    place.fails(&["ls", "db", "/x", "extra"], 2, &[]);
+    assert_eq!(place.ok(&["cat", "db@2099-01-01"]).stdout, b"one");
+}
+
+#[test]
+fn forget_never_removes_by_mistake() {
+    let place = Place::new();
+    for content in [b"one".as_slice(), b"two", b"three"] {
+        place.store("db", content);
+    }
+    place.fails(&["forget"], 2, &["nothing is removed"]);
+    place.fails(&["forget", "--keep-lasst", "1"], 2, &[]);
+    place.fails(&["forget", "--name", "typo", "--keep-last", "1"], 2, &["--name"]);
+    place.ok(&["forget", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(place.count(), 3);
+    place.ok(&["verify", "db@2099-01-01"]);
+    place.fails(&["forget", "db"], 1, &["newest", "--unsafe-allow-remove-all"]);
+    place.ok(&["forget", "--keep-last", "1"]);
+    assert_eq!(place.count(), 1);
+    place.ok(&["forget", "--keep-within", "0s", "--unsafe-allow-remove-all"]);
+    assert_eq!(place.count(), 0);
+}
+
+#[test]
+fn damage_is_found_named_and_ends_with_1() {
+    let place = Place::new();
+    place.store("db", &vec![b'x'; 100_000]);
+    place.ok(&["check", "--read-data"]);
+    let folder = std::fs::read_dir(place.path().join("repo/data")).unwrap().next().unwrap().unwrap().path();
+    let pack = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[50] ^= 1;
+    std::fs::write(&pack, &bytes).unwrap();
+    place.ok(&["check"]);
+    let output = place.run(&["check", "--read-data"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains(pack.file_name().unwrap().to_str().unwrap()), "{}", text(&output.stdout));
+    place.fails(&["cat", "db"], 1, &["frame 0", "cairn check"]);
+    place.fails(&["verify", "--all"], 1, &["could not be verified"]);
+    std::fs::write(&pack, &bytes[..bytes.len() - 1]).unwrap();
+    std::fs::remove_dir_all(place.path().join("cache")).unwrap();
+    assert_eq!(place.run(&["check"]).status.code(), Some(1));
+    place.fails(&["gc", "--grace", "0s"], 1, &["refused", "cairn check"]);
+}
+
+#[test]
+fn a_running_gc_locks_out_another_with_11() {
+    use cairn::backend::local::Local;
+    use cairn::format::record::Purpose;
+    let place = Place::new();
+    let backend: std::sync::Arc<dyn cairn::backend::Backend> =
+        std::sync::Arc::new(Local::open(&place.path().join("repo")).unwrap());
+    let credential = cairn::format::key::Credential::KeyFile([5; 32].into());
+    let options = cairn::repo::OpenOptions { cache: None, host: "elsewhere".to_owned() };
+    let repository = cairn::repo::Repository::open(backend, &credential, &options, &cairn::progress::Silent).unwrap();
+    let lease = cairn::repo::lease::Held::take(&repository, Purpose::Collect).unwrap();
+    place.fails(&["gc"], 11, &["another gc", "elsewhere"]);
+    lease.release().unwrap();
+    place.ok(&["gc"]);
+}
