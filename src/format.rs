@@ -15,6 +15,7 @@ pub mod list;
 pub mod name;
 pub mod pack;
 pub mod record;
+pub mod set;
 pub mod tree;
 
 pub use error::FormatError;

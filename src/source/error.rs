@@ -83,6 +83,43 @@ pub enum SourceError {
         /// The end of its standard error.
         stderr: String,
     },
+    /// A server could not be reached, or refused.
+    #[error("{server}: cannot {action}")]
+    Server {
+        /// The server, for people: what it is, and its address.
+        server: String,
+        /// What was to be done.
+        action: String,
+        /// What it or the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A server or program gave an answer that cannot be used.
+    #[error("{server}: {what}")]
+    Answer {
+        /// The server or program, for people.
+        server: String,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// A setting cannot be used.
+    #[error("{setting}: {why}")]
+    Setting {
+        /// The setting, as the profile calls it.
+        setting: String,
+        /// What is wrong, and what is expected.
+        why: String,
+    },
+    /// Something did not happen in the time that it was given.
+    #[error("{what} within {} s", limit.as_secs())]
+    Timeout {
+        /// What did not happen: "postgresql did not stop".
+        what: String,
+        /// The time it was given.
+        limit: std::time::Duration,
+    },
+    /// The operator asked for a stop.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl SourceError {
