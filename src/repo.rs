@@ -17,6 +17,7 @@ pub mod lease;
 pub mod lists;
 pub mod mark;
 pub mod reader;
+pub mod sets;
 pub mod similar;
 pub mod verify;
 pub mod writer;

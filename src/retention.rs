@@ -1,7 +1,7 @@
 //! Which snapshots stay: a pure function of snapshots and a policy.
 //!
 //! Invariants: an empty policy is refused rather than taken as "keep nothing"; the newest snapshot of each series, and
-//! its newest verified one, stay whatever the policy says, unless that is asked for by name; a larger policy never
+//! its newest proven one, stay whatever the policy says, unless that is asked for by name; a larger policy never
 //! keeps less.
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,7 +28,7 @@ pub struct Policy {
     pub yearly: u32,
     /// All made within so many seconds before now.
     pub within_seconds: u64,
-    /// Do not keep the newest and the newest verified of each series whatever the policy says.
+    /// Do not keep the newest and the newest proven of each series whatever the policy says.
     pub unsafe_allow_remove_all: bool,
 }
 
@@ -49,8 +49,8 @@ pub struct Candidate {
     pub series: (String, String),
     /// When it was made.
     pub time: Timestamp,
-    /// Whether every byte of it was once read back.
-    pub verified: bool,
+    /// What makes it better than a newer one without: "newest verified". The newest that has it always stays.
+    pub proven: Option<&'static str>,
 }
 
 /// What becomes of a snapshot.
@@ -108,7 +108,8 @@ fn keep_in_series(
     let mut kept = Vec::new();
     if !policy.unsafe_allow_remove_all {
         kept.extend(members.first().map(|member| (member.id, "newest")));
-        kept.extend(members.iter().find(|member| member.verified).map(|member| (member.id, "newest verified")));
+        let proven = members.iter().find_map(|member| member.proven.map(|reason| (member.id, reason)));
+        kept.extend(proven);
     }
     kept.extend(members.iter().take(policy.last as usize).map(|member| (member.id, "last")));
     let buckets: [(u32, &'static str, Bucket); 5] = [

@@ -20,6 +20,7 @@ use cairn::format::list::{ListKind, begin_node, decode_node, put_entry};
 use cairn::format::name;
 use cairn::format::pack::{FrameEntry, decode_body, footer_len, open_footer};
 use cairn::format::record::{self, Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
+use cairn::format::set::BackupSet;
 use cairn::format::tree::{
     BlockEncoder, Entry, FileTime, MAX_RECORDS, Node, Owner, compare_paths, decode_block, validate_path,
 };
@@ -122,12 +123,13 @@ pub fn record(data: &[u8]) {
     }
     let Some((choice, rest)) = data.split_first() else { return };
     let compressed = if choice & 0x80 != 0 { rest.to_vec() } else { compress(1, rest, &[]).expect("zstd works") };
-    match choice % 5 {
+    match choice % 6 {
         0 => open::<Snapshot>(&compressed),
         1 => open::<Tombstone>(&compressed),
         2 => open::<Lease>(&compressed),
         3 => open::<Proof>(&compressed),
-        _ => open::<Forgotten>(&compressed),
+        4 => open::<Forgotten>(&compressed),
+        _ => open::<BackupSet>(&compressed),
     }
 }
 

@@ -231,6 +231,22 @@ pub struct Forgotten {
     pub host: String,
     /// The snapshots removed.
     pub snapshots: Vec<ForgottenSnapshot>,
+    /// The backup sets removed with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<ForgottenSet>,
+}
+
+/// One removed backup set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgottenSet {
+    /// Its id.
+    pub id: ObjectId,
+    /// Its profile.
+    pub profile: String,
+    /// Its time.
+    pub time: jiff::Timestamp,
+    /// Why no rule kept it.
+    pub reason: String,
 }
 
 /// One removed snapshot.

@@ -4,6 +4,7 @@
 //! smaller depth, every snapshot's lists, blocks and chunks are there with the promised lengths. With `read_data` also:
 //! every pack has the content its name says, every frame decodes, every chunk has the content its id says.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -12,12 +13,14 @@ use serde::Serialize;
 use crate::backend::{ByteRange, list_all};
 use crate::format::pack::MAX_PACK;
 use crate::format::record::{Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
+use crate::format::set::BackupSet;
 use crate::format::{FormatError, ObjectId};
 use crate::progress::{Monitor, Phase};
 use crate::repo::error::RepoError;
 use crate::repo::index::PackInfo;
 use crate::repo::index::refresh::read_footer;
 use crate::repo::mark::Mark;
+use crate::repo::sets::SetInfo;
 use crate::repo::{Repository, chain};
 
 /// What is checked.
@@ -70,6 +73,7 @@ impl Repository {
         }
         let snapshots = self.check_records::<Snapshot>(&mut report)?;
         self.check_records::<Proof>(&mut report)?;
+        self.check_sets(&snapshots, &mut report)?;
         self.check_records::<Forgotten>(&mut report)?;
         self.check_records::<Tombstone>(&mut report)?;
         self.check_records::<Lease>(&mut report)?;
@@ -110,6 +114,20 @@ impl Repository {
             }
         }
         Ok(records)
+    }
+
+    /// Every set's snapshots are there.
+    fn check_sets(&self, snapshots: &[(ObjectId, Snapshot)], report: &mut CheckReport) -> Result<(), RepoError> {
+        let present: HashSet<ObjectId> = snapshots.iter().map(|(id, _)| *id).collect();
+        for (id, set) in self.check_records::<BackupSet>(report)? {
+            let info = SetInfo { id, set };
+            for missing in info.snapshots().filter(|snapshot| !present.contains(snapshot)) {
+                let subject = format!("backup set {} ({} of {})", id.short(), info.set.profile, info.set.time);
+                let message = format!("its snapshot {missing} is not there: the set cannot be restored as a whole");
+                report.problems.push(Problem { subject, message });
+            }
+        }
+        Ok(())
     }
 
     /// The index equals the footers, and every base can be read.

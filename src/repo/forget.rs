@@ -1,11 +1,15 @@
-//! Forgetting: removing snapshots on purpose. A record says which and why, and is durable before the first one goes, so
-//! that a snapshot which vanished without one is known to have been taken away by somebody else.
+//! Forgetting: removing snapshots and backup sets on purpose. A record says which and why, and is durable before the
+//! first one goes, so that a snapshot which vanished without one is known to have been taken away by somebody else.
+//!
+//! Invariant: no set that stays loses a snapshot. Sets go before their snapshots, and the sets that stay are looked at
+//! after the record is durable: see [`crate::repo::sets`] for the race.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use crate::format::record::{Forgotten, ForgottenSnapshot, Snapshot};
+use crate::format::record::{Forgotten, ForgottenSet, ForgottenSnapshot, Snapshot};
+use crate::format::set::BackupSet;
 use crate::format::{Kind, ObjectId};
 use crate::repo::Repository;
 use crate::repo::error::RepoError;
@@ -22,28 +26,68 @@ pub struct Vanished {
     pub time: String,
 }
 
+/// What is to be forgotten, each with the reason that goes into the record.
+#[derive(Debug, Clone, Default)]
+pub struct Removals {
+    /// Snapshots.
+    pub snapshots: Vec<(ObjectId, String)>,
+    /// Backup sets.
+    pub sets: Vec<(ObjectId, String)>,
+}
+
 impl Repository {
-    /// Removes snapshots, each with the reason that goes into the record.
-    pub fn forget(&self, removals: &[(ObjectId, String)]) -> Result<(), RepoError> {
-        if removals.is_empty() {
+    /// Removes snapshots, each with its reason: as [`Repository::forget_all`] without sets.
+    pub fn forget(&self, snapshots: &[(ObjectId, String)]) -> Result<(), RepoError> {
+        self.forget_all(&Removals { snapshots: snapshots.to_vec(), sets: Vec::new() })
+    }
+
+    /// Removes snapshots and sets. Refused when a set that stays needs one of the snapshots.
+    pub fn forget_all(&self, removals: &Removals) -> Result<(), RepoError> {
+        if removals.snapshots.is_empty() && removals.sets.is_empty() {
             return Ok(());
         }
-        let mut snapshots = Vec::new();
-        for (id, reason) in removals {
+        self.refuse_needed(removals)?;
+        let (mut snapshots, mut sets) = (Vec::new(), Vec::new());
+        for (id, reason) in &removals.snapshots {
             let snapshot: Snapshot = self.read_record(id)?;
             let (name, time, reason) = (snapshot.name, snapshot.time, reason.clone());
             snapshots.push(ForgottenSnapshot { id: *id, name, time, reason });
         }
-        self.write_record(&Forgotten { time: Timestamp::now(), host: self.host().to_owned(), snapshots })?;
+        for (id, reason) in &removals.sets {
+            let set: BackupSet = self.read_record(id)?;
+            let (profile, time, reason) = (set.profile, set.time, reason.clone());
+            sets.push(ForgottenSet { id: *id, profile, time, reason });
+        }
+        self.write_record(&Forgotten { time: Timestamp::now(), host: self.host().to_owned(), snapshots, sets })?;
         self.backend().sync()?;
-        for (id, _) in removals {
-            match self.backend().remove(Kind::Snapshot, id) {
-                // Somebody else forgot it at the same time.
-                Err(error) if error.is_not_found() => {}
-                result => result?,
+        // Once more: a set may have been published since.
+        self.refuse_needed(removals)?;
+        for (kind, ids) in [(Kind::Set, &removals.sets), (Kind::Snapshot, &removals.snapshots)] {
+            for (id, _) in ids {
+                match self.backend().remove(kind, id) {
+                    // Somebody else forgot it at the same time.
+                    Err(error) if error.is_not_found() => {}
+                    result => result?,
+                }
+            }
+            self.backend().sync()?;
+        }
+        Ok(())
+    }
+
+    fn refuse_needed(&self, removals: &Removals) -> Result<(), RepoError> {
+        let going: HashSet<ObjectId> = removals.snapshots.iter().map(|(id, _)| *id).collect();
+        let gone: HashSet<ObjectId> = removals.sets.iter().map(|(id, _)| *id).collect();
+        for set in self.sets()?.into_iter().filter(|set| !gone.contains(&set.id)) {
+            if let Some(snapshot) = set.snapshots().find(|snapshot| going.contains(snapshot)) {
+                let (set, snapshot) = (set.id.short(), snapshot.short());
+                let why = format!(
+                    "snapshot {snapshot} is part of backup set {set}: forget the set, `cairn forget {set}`, and its snapshots go with it"
+                );
+                return Err(RepoError::Refused { why });
             }
         }
-        Ok(self.backend().sync()?)
+        Ok(())
     }
 
     /// Snapshots that this machine's cache remembers, or that one of `present` (id and predecessor) names, and that are

@@ -3,6 +3,7 @@
 mod errors;
 mod processes;
 mod restore;
+mod sets;
 mod use_cases;
 
 use std::io::Write;

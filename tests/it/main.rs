@@ -21,6 +21,7 @@ mod layering;
 mod model;
 mod retention;
 mod select;
+mod sets;
 mod source;
 mod spec;
 mod support;

@@ -11,7 +11,12 @@ fn candidate(number: u32, name: &str, time: &str, verified: bool) -> Candidate {
     let mut id = [0; 32];
     id[..4].copy_from_slice(&number.to_be_bytes());
     let series = (name.to_owned(), "host".to_owned());
-    Candidate { id: ObjectId::from_bytes(id), series, time: time.parse().unwrap(), verified }
+    Candidate {
+        id: ObjectId::from_bytes(id),
+        series,
+        time: time.parse().unwrap(),
+        proven: verified.then_some("newest verified"),
+    }
 }
 
 fn now() -> Timestamp {

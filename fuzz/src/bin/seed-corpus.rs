@@ -114,6 +114,11 @@ fn key() -> Result<Vec<(&'static str, Vec<u8>)>> {
     ])
 }
 
+const SET: &str = r#"{"profile":"p","host":"h","time":"2026-01-01T00:00:00Z","ended":"2026-01-01T00:00:09Z",
+"consistency":"online","status":"partial","components":[{"name":"redis","status":"complete","parts":[{"role":"queues",
+"snapshot":"0505050505050505050505050505050505050505050505050505050505050505","bytes":1,"stored_bytes":1}],"versions":{},
+"facts":{"kind":"redis","queues":{"q":1}},"warnings":[],"milliseconds":3}],"steps":[],"warnings":[],"program":"x"}"#;
+
 fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
     let time: jiff::Timestamp = "2026-01-01T00:00:00Z".parse()?;
     let id = ObjectId::from_bytes([5; 32]);
@@ -123,6 +128,7 @@ fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
         time,
         kind: SnapshotKind::Tree,
         paths: vec![PathText(b"/etc/\xff".to_vec())],
+        excludes: vec![PathText(b"*.tmp".to_vec())],
         tags: BTreeMap::from([("job".to_owned(), "nightly".to_owned())]),
         content: Content { bytes: 10, levels: 1, root: Some(ChunkId::from_bytes([1; 16])) },
         parent: Some(id),
@@ -141,7 +147,7 @@ fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
         program: "cairn 0.1.0".to_owned(),
     };
     let gone = ForgottenSnapshot { id, name: "etc".to_owned(), time, reason: "no rule kept it".to_owned() };
-    let forgotten = Forgotten { time, host: "machine".to_owned(), snapshots: vec![gone] };
+    let forgotten = Forgotten { time, host: "machine".to_owned(), snapshots: vec![gone], sets: Vec::new() };
     let snapshot = serde_json::to_vec(&snapshot)?;
     let bad_root = String::from_utf8(snapshot.clone())?.replace("\"levels\":1", "\"levels\":200");
     let with = |choice: u8, rest: &[u8]| [&[choice], rest].concat();
@@ -152,6 +158,7 @@ fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("lease", with(2, &serde_json::to_vec(&lease()?)?)),
         ("proof", with(3, &serde_json::to_vec(&proof)?)),
         ("forgotten", with(4, &serde_json::to_vec(&forgotten)?)),
+        ("set", with(5, SET.as_bytes())),
         ("frame", with(0x80, &compress(3, &snapshot, &[])?)),
         ("bomb", with(0x80, &compress(3, &vec![b' '; 8 << 20], &[])?)),
     ])

@@ -1,5 +1,7 @@
 //! `cairn forget`.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -10,7 +12,10 @@ use crate::cli::commands::{Context, open, select_one, snapshots};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::time;
 use crate::format::ObjectId;
+use crate::format::set::Status;
 use crate::repo::SnapshotInfo;
+use crate::repo::forget::Removals;
+use crate::repo::sets::SetInfo;
 use crate::retention::{self, Candidate, Policy};
 
 pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<Exit> {
@@ -34,86 +39,203 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
     }
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
-    let decisions = if args.snap.is_empty() {
-        by_policy(&all, args.name.as_deref(), &policy)?
+    let sets = repository.sets()?;
+    let decided = if args.snap.is_empty() {
+        by_policy(&all, &sets, args.name.as_deref(), &policy)?
     } else {
-        by_hand(&all, &args.snap, args.unsafe_allow_remove_all)?
+        by_hand(&all, &sets, &args.snap, args.unsafe_allow_remove_all)?
     };
-    let mut removals = Vec::new();
-    for (info, kept_by) in decisions {
-        let removed = kept_by.is_empty();
-        let word = match (removed, args.dry_run) {
+    let removals = tell(&decided, args.dry_run, context)?;
+    if !args.dry_run {
+        repository.forget_all(&removals)?;
+    }
+    let (count, set_count) = (removals.snapshots.len(), removals.sets.len());
+    let kept = all.len() - count;
+    let with_sets = if set_count > 0 { format!(" with {set_count} backup sets") } else { String::new() };
+    let sentence = match (count + set_count, args.dry_run) {
+        (_, true) => format!("{count} would be forgotten{with_sets}, {kept} kept"),
+        (0, false) => format!("nothing forgotten, {kept} kept"),
+        (_, false) => format!("{count} forgotten{with_sets}, {kept} kept; `cairn gc` reclaims the space"),
+    };
+    context.output.summary(
+        &sentence,
+        json!({ "forgotten": count, "sets_forgotten": set_count, "kept": kept, "dry_run": args.dry_run }),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// A snapshot or set, and what keeps it; nothing: it goes.
+struct Decided<'s> {
+    set: Option<&'s SetInfo>,
+    snapshot: Option<&'s SnapshotInfo>,
+    kept_by: Vec<String>,
+    /// Why it goes.
+    reason: &'static str,
+}
+
+const NO_RULE: &str = "no rule keeps it";
+const BY_NAME: &str = "named to be forgotten";
+const WITH_SET: &str = "its backup set goes";
+
+/// Prints every decision; what goes.
+fn tell(decided: &[Decided<'_>], dry_run: bool, context: &Context<'_>) -> Result<Removals> {
+    let mut removals = Removals::default();
+    for one in decided {
+        let goes = one.kept_by.is_empty();
+        let word = match (goes, dry_run) {
             (false, _) => "keep",
             (true, false) => "forget",
             (true, true) => "would forget",
         };
-        let why = if removed { "no rule keeps it".to_owned() } else { kept_by.join(", ") };
-        let (id, name, made) = (info.id.short(), &info.snapshot.name, time(info.snapshot.time));
-        context.output.line(&format!("{word:12} {id}  {made}  {name}  ({why})"))?;
-        let object =
-            json!({ "snapshot": info.id, "name": name, "time": info.snapshot.time, "kept": !removed, "why": why });
-        context.output.object("decision", object)?;
-        if removed {
-            removals.push((info.id, why));
-        }
-    }
-    if !args.dry_run {
-        repository.forget(&removals)?;
-    }
-    let count = removals.len();
-    let kept = all.len() - count;
-    let sentence = match (count, args.dry_run) {
-        (_, true) => format!("{count} would be forgotten, {kept} kept"),
-        (0, false) => format!("nothing forgotten, {kept} kept"),
-        (_, false) => format!("{count} forgotten, {kept} kept; `cairn gc` reclaims the space"),
-    };
-    context.output.summary(&sentence, json!({ "forgotten": count, "kept": kept, "dry_run": args.dry_run }))?;
-    Ok(Exit::Done)
-}
-
-type Decided<'s> = Vec<(&'s SnapshotInfo, Vec<String>)>;
-
-fn by_policy<'s>(all: &'s [SnapshotInfo], name: Option<&str>, policy: &Policy) -> Result<Decided<'s>> {
-    let chosen: Vec<&SnapshotInfo> =
-        all.iter().filter(|info| name.is_none_or(|name| name == info.snapshot.name)).collect();
-    if chosen.is_empty() && name.is_some() {
-        return Err(Usage("no snapshot has the name given with --name: see `cairn snapshots`".to_owned()).into());
-    }
-    let candidate = |info: &&SnapshotInfo| Candidate {
-        id: info.id,
-        series: (info.snapshot.name.clone(), info.snapshot.host.clone()),
-        time: info.snapshot.time,
-        verified: info.proof.is_some(),
-    };
-    let candidates: Vec<Candidate> = chosen.iter().map(candidate).collect();
-    let decisions = retention::decide(&candidates, policy, Timestamp::now(), &TimeZone::system())?;
-    let words = |kept_by: Vec<&'static str>| kept_by.into_iter().map(str::to_owned).collect();
-    Ok(chosen.into_iter().zip(decisions).map(|(info, decision)| (info, words(decision.kept_by))).collect())
-}
-
-/// Snapshots named one by one. The newest, and the newest verified one, of a series need more than a name.
-fn by_hand<'s>(all: &'s [SnapshotInfo], words: &[String], allow_all: bool) -> Result<Decided<'s>> {
-    let mut decided: Decided<'s> = Vec::new();
-    for text in words {
-        let info = select_one(all, text)?;
-        if decided.iter().any(|(other, _)| other.id == info.id) {
-            continue;
-        }
-        let series = |other: &&SnapshotInfo| {
-            (&other.snapshot.name, &other.snapshot.host) == (&info.snapshot.name, &info.snapshot.host)
+        let why = if goes { one.reason.to_owned() } else { one.kept_by.join(", ") };
+        let (key, id, made, name) = match (one.set, one.snapshot) {
+            (Some(info), _) => ("set", info.id, info.set.time, &info.set.profile),
+            (None, Some(info)) => ("snapshot", info.id, info.snapshot.time, &info.snapshot.name),
+            (None, None) => continue,
         };
-        let is = |other: Option<&SnapshotInfo>| other.map(|other| other.id) == Some(info.id);
-        let newest: Option<ObjectId> = all.iter().rfind(series).map(|other| other.id);
-        let protected =
-            newest == Some(info.id) || is(all.iter().rev().filter(series).find(|other| other.proof.is_some()));
-        if protected && !allow_all {
-            let name = &info.snapshot.name;
-            let why = format!(
-                "{text:?} is the newest, or the newest verified, snapshot of {name}: add --unsafe-allow-remove-all to let it go"
-            );
-            return Err(crate::repo::RepoError::Refused { why }.into());
+        let what = if one.set.is_some() { "  (backup set)" } else { "" };
+        context.output.line(&format!("{word:12} {}  {}  {name}{what}  ({why})", id.short(), time(made)))?;
+        let object = json!({ key: id, "name": name, "time": made, "kept": !goes, "why": why });
+        context.output.object("decision", object)?;
+        if goes {
+            let list = if one.set.is_some() { &mut removals.sets } else { &mut removals.snapshots };
+            list.push((id, why));
         }
-        decided.push((info, Vec::new()));
+    }
+    Ok(removals)
+}
+
+/// Sets are decided first, each as a whole; their snapshots go where they go. The other snapshots are decided by
+/// themselves.
+fn by_policy<'s>(
+    all: &'s [SnapshotInfo],
+    sets: &'s [SetInfo],
+    name: Option<&str>,
+    policy: &Policy,
+) -> Result<Vec<Decided<'s>>> {
+    let wanted = |other: &str| name.is_none_or(|name| name == other);
+    let sets_chosen: Vec<&SetInfo> = sets.iter().filter(|info| wanted(&info.set.profile)).collect();
+    let chosen: Vec<&SnapshotInfo> = all.iter().filter(|info| wanted(&info.snapshot.name)).collect();
+    if chosen.is_empty() && sets_chosen.is_empty() && name.is_some() {
+        let missing = "no snapshot or backup set has the name given with --name: see `cairn snapshots`";
+        return Err(Usage(missing.to_owned()).into());
+    }
+    let candidates: Vec<Candidate> = sets_chosen.iter().map(|info| set_candidate(info)).collect();
+    let mut decided = Vec::new();
+    // Every set that stays, also those that were not asked about.
+    let mut staying: HashMap<ObjectId, Vec<String>> = HashMap::new();
+    let decisions = retention::decide(&candidates, policy, Timestamp::now(), &TimeZone::system())?;
+    let mut going: HashSet<ObjectId> = HashSet::new();
+    for (info, decision) in sets_chosen.into_iter().zip(decisions) {
+        let kept_by: Vec<String> = decision.kept_by.into_iter().map(str::to_owned).collect();
+        if kept_by.is_empty() {
+            going.insert(info.id);
+        }
+        decided.push(Decided { set: Some(info), snapshot: None, kept_by, reason: NO_RULE });
+    }
+    let mut leaving: HashSet<ObjectId> = HashSet::new();
+    for info in sets {
+        for snapshot in info.snapshots() {
+            if going.contains(&info.id) {
+                leaving.insert(snapshot);
+            } else {
+                staying.entry(snapshot).or_default().push(format!("part of backup set {}", info.id.short()));
+            }
+        }
+    }
+    let alone = |info: &&&SnapshotInfo| !staying.contains_key(&info.id) && !leaving.contains(&info.id);
+    let candidates: Vec<Candidate> = chosen.iter().filter(alone).map(|info| candidate(info)).collect();
+    let decisions = retention::decide(&candidates, policy, Timestamp::now(), &TimeZone::system())?;
+    let mut by_rule: HashMap<ObjectId, Vec<String>> = decisions
+        .into_iter()
+        .map(|decision| (decision.id, decision.kept_by.into_iter().map(str::to_owned).collect()))
+        .collect();
+    for info in all {
+        let (kept_by, reason) = match staying.remove(&info.id) {
+            Some(sets) if wanted(&info.snapshot.name) => (sets, NO_RULE),
+            Some(_) => continue,
+            None if leaving.contains(&info.id) => (Vec::new(), WITH_SET),
+            None => match by_rule.remove(&info.id) {
+                Some(rules) => (rules, NO_RULE),
+                None => continue,
+            },
+        };
+        decided.push(Decided { set: None, snapshot: Some(info), kept_by, reason });
     }
     Ok(decided)
+}
+
+fn candidate(info: &SnapshotInfo) -> Candidate {
+    let proven = info.proof.is_some().then_some("newest verified");
+    let series = (info.snapshot.name.clone(), info.snapshot.host.clone());
+    Candidate { id: info.id, series, time: info.snapshot.time, proven }
+}
+
+fn set_candidate(info: &SetInfo) -> Candidate {
+    let proven = (info.set.status == Status::Complete).then_some("newest complete");
+    let series = (info.set.profile.clone(), info.set.host.clone());
+    Candidate { id: info.id, series, time: info.set.time, proven }
+}
+
+/// Snapshots and sets named one by one. The newest, and the newest proven one, of a series need more than a name.
+fn by_hand<'s>(
+    all: &'s [SnapshotInfo],
+    sets: &'s [SetInfo],
+    words: &[String],
+    allow_all: bool,
+) -> Result<Vec<Decided<'s>>> {
+    let mut decided: Vec<Decided<'s>> = Vec::new();
+    for text in words {
+        let info = match select_one(all, text) {
+            Err(error) => match set_of(sets, text) {
+                Some(set) => {
+                    protect(text, set_candidate(set), sets.iter().map(set_candidate), allow_all)?;
+                    add_set(&mut decided, all, sets, set);
+                    continue;
+                }
+                None => return Err(error.into()),
+            },
+            Ok(info) => info,
+        };
+        if decided.iter().any(|other| other.snapshot.map(|other| other.id) == Some(info.id)) {
+            continue;
+        }
+        protect(text, candidate(info), all.iter().map(candidate), allow_all)?;
+        decided.push(Decided { set: None, snapshot: Some(info), kept_by: Vec::new(), reason: BY_NAME });
+    }
+    Ok(decided)
+}
+
+/// The set with this id prefix, if there is just one.
+fn set_of<'s>(sets: &'s [SetInfo], text: &str) -> Option<&'s SetInfo> {
+    let prefix = text.to_ascii_lowercase();
+    let mut found = sets.iter().filter(|info| prefix.len() >= 4 && info.id.to_string().starts_with(&prefix));
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// A set goes with those of its snapshots that no other set needs.
+fn add_set<'s>(decided: &mut Vec<Decided<'s>>, all: &'s [SnapshotInfo], sets: &[SetInfo], set: &'s SetInfo) {
+    decided.push(Decided { set: Some(set), snapshot: None, kept_by: Vec::new(), reason: BY_NAME });
+    let needed: HashSet<ObjectId> =
+        sets.iter().filter(|other| other.id != set.id).flat_map(SetInfo::snapshots).collect();
+    for id in set.snapshots().filter(|id| !needed.contains(id)) {
+        if let Some(info) = all.iter().find(|info| info.id == id) {
+            decided.push(Decided { set: None, snapshot: Some(info), kept_by: Vec::new(), reason: WITH_SET });
+        }
+    }
+}
+
+fn protect(text: &str, one: Candidate, all: impl Iterator<Item = Candidate>, allow_all: bool) -> Result<()> {
+    let mut series: Vec<Candidate> = all.filter(|other| other.series == one.series).collect();
+    series.sort_by_key(|other| (other.time, other.id));
+    let is = |other: Option<&Candidate>| other.map(|other| other.id) == Some(one.id);
+    let proven = series.iter().rev().find(|other| other.proven.is_some());
+    if !allow_all && (is(series.last()) || is(proven)) {
+        let how = proven.and_then(|other| other.proven).unwrap_or("newest verified");
+        let name = &one.series.0;
+        let why =
+            format!("{text:?} is the newest, or the {how}, one of {name}: add --unsafe-allow-remove-all to let it go");
+        return Err(crate::repo::RepoError::Refused { why }.into());
+    }
+    Ok(())
 }

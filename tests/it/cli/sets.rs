@@ -1,0 +1,71 @@
+//! Backup sets and `forget`: a set is decided as a whole, and its snapshots go where it goes.
+
+use std::sync::Arc;
+
+use cairn::backend::local::Local;
+use cairn::format::ObjectId;
+use cairn::format::key::Credential;
+use cairn::format::set::Status;
+use cairn::progress::Silent;
+use cairn::repo::{OpenOptions, Repository};
+
+use super::{Place, text};
+use crate::sets::set_of;
+
+fn open(place: &Place) -> Repository {
+    let backend = Arc::new(Local::open(&place.path().join("repo")).unwrap());
+    let options = OpenOptions { cache: Some(place.path().join("cache")), host: "test".to_owned() };
+    Repository::open(backend, &Credential::KeyFile([5; 32].into()), &options, &Silent).unwrap()
+}
+
+fn newest(repository: &Repository) -> ObjectId {
+    repository.snapshots().unwrap().last().unwrap().id
+}
+
+/// Three sets, each with a snapshot of its own: complete, complete, partial; their ids, and those of the snapshots.
+fn three_sets(place: &Place) -> (Vec<ObjectId>, Vec<ObjectId>) {
+    let (mut sets, mut snapshots) = (Vec::new(), Vec::new());
+    for (day, status) in [(1, Status::Complete), (2, Status::Complete), (3, Status::Partial)] {
+        place.store("p.config", format!("day {day}").as_bytes());
+        let repository = open(place);
+        snapshots.push(newest(&repository));
+        let set = set_of(&format!("2026-03-0{day}T02:00:00Z"), status, &snapshots[snapshots.len() - 1..]);
+        sets.push(repository.publish_set(&set).unwrap());
+    }
+    (sets, snapshots)
+}
+
+#[test]
+fn a_policy_decides_a_set_as_a_whole_and_keeps_the_newest_complete_one() {
+    let place = Place::new();
+    let (sets, snapshots) = three_sets(&place);
+    place.store("other", b"alone");
+    let told = text(&place.ok(&["forget", "--keep-last", "1", "--dry-run"]).stdout);
+    let line = |id: &ObjectId| told.lines().find(|line| line.contains(&id.short())).unwrap().to_owned();
+    assert!(line(&sets[0]).contains("would forget") && line(&sets[0]).contains("backup set"), "{told}");
+    assert!(line(&snapshots[0]).contains("its backup set goes"), "{told}");
+    assert!(line(&sets[1]).contains("newest complete"), "{told}");
+    assert!(line(&snapshots[1]).contains(&format!("part of backup set {}", sets[1].short())), "{told}");
+    place.ok(&["forget", "--keep-last", "1"]);
+    let repository = open(&place);
+    let left: Vec<ObjectId> = repository.sets().unwrap().iter().map(|info| info.id).collect();
+    assert_eq!(left, sets[1..]);
+    assert_eq!(repository.snapshots().unwrap().len(), 3);
+    place.ok(&["check"]);
+}
+
+#[test]
+fn a_snapshot_of_a_set_is_forgotten_only_with_its_set() {
+    let place = Place::new();
+    let (sets, snapshots) = three_sets(&place);
+    let id = snapshots[0].to_string();
+    place.fails(&["forget", &id], 1, &["part of backup set", &sets[0].short()]);
+    assert_eq!(place.count(), 3);
+    place.fails(&["forget", &sets[2].to_string()], 1, &["newest", "--unsafe-allow-remove-all"]);
+    place.fails(&["forget", &sets[1].to_string()], 1, &["newest complete"]);
+    place.ok(&["forget", &sets[0].to_string()]);
+    assert_eq!((place.count(), open(&place).sets().unwrap().len()), (2, 2));
+    // A policy for snapshots of one name leaves those of sets that it does not decide.
+    place.ok(&["forget", "--name", "p.config", "--keep-within", "0s", "--unsafe-allow-remove-all"]);
+    assert_eq!((place.count(), open(&place).sets().unwrap().len()), (2, 2));
+}

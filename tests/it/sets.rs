@@ -1,0 +1,118 @@
+//! Backup sets: they are published last, and never lose a snapshot.
+
+use std::sync::Arc;
+
+use cairn::backend::Backend;
+use cairn::format::set::{BackupSet, Component, ConfigFacts, Consistency, Facts, Part, Status};
+use cairn::format::{Kind, ObjectId};
+use cairn::progress::Silent;
+use cairn::repo::check::CheckOptions;
+use cairn::repo::forget::Removals;
+use cairn::repo::{RepoError, Repository};
+use jiff::Timestamp;
+
+use crate::support::memory::Memory;
+use crate::support::{assert_sound, init, load, open, rows, store};
+
+/// A set of the profile `p` over these snapshots.
+pub fn set_of(time: &str, status: Status, snapshots: &[ObjectId]) -> BackupSet {
+    let part = |id: &ObjectId| Part { role: "tree".to_owned(), snapshot: *id, bytes: 1, stored_bytes: 1 };
+    let time: Timestamp = time.parse().unwrap();
+    BackupSet {
+        profile: "p".to_owned(),
+        host: "h".to_owned(),
+        time,
+        ended: time,
+        consistency: Consistency::OnePointInTime,
+        status,
+        components: vec![Component {
+            name: "config".to_owned(),
+            status,
+            parts: snapshots.iter().map(part).collect(),
+            versions: Default::default(),
+            facts: Some(Facts::Config(ConfigFacts::default())),
+            warnings: Vec::new(),
+            milliseconds: 5,
+        }],
+        steps: Vec::new(),
+        warnings: Vec::new(),
+        program: "a test".to_owned(),
+    }
+}
+
+fn repository() -> (Arc<Memory>, Repository, ObjectId) {
+    let memory = Memory::new();
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory.clone();
+    let repository = open(&backend);
+    let id = store(&repository, "p.config", &rows(1, 200)).unwrap().id.unwrap();
+    (memory, repository, id)
+}
+
+fn removal(id: ObjectId) -> Vec<(ObjectId, String)> {
+    vec![(id, "a test".to_owned())]
+}
+
+#[test]
+fn a_set_comes_back_as_it_was_and_keeps_its_snapshots() {
+    let (_memory, repository, id) = repository();
+    let set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[id]);
+    let set_id = repository.publish_set(&set).unwrap();
+    let sets = repository.sets().unwrap();
+    assert_eq!(sets.len(), 1);
+    assert_eq!((sets[0].id, &sets[0].set), (set_id, &set));
+    let error = repository.forget(&removal(id)).unwrap_err();
+    assert!(matches!(&error, RepoError::Refused { why } if why.contains(&set_id.short())), "{error}");
+    assert!(load(&repository, &id).is_ok());
+    repository.forget_all(&Removals { snapshots: removal(id), sets: removal(set_id) }).unwrap();
+    assert!(repository.sets().unwrap().is_empty() && repository.snapshots().unwrap().is_empty());
+    assert_sound(&repository);
+}
+
+#[test]
+fn a_set_over_a_snapshot_that_is_gone_is_not_published() {
+    let (memory, repository, id) = repository();
+    let gone = ObjectId::from_bytes([9; 32]);
+    let set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[id, gone]);
+    let error = repository.publish_set(&set).unwrap_err();
+    assert!(matches!(error, RepoError::Disappeared { kind: Kind::Snapshot, id } if id == gone), "{error}");
+    assert!(repository.sets().unwrap().is_empty());
+    assert!(memory.ids().iter().all(|(kind, _)| *kind != Kind::Set));
+}
+
+/// The forgetter has written its record and not yet removed: a set that comes between must lose, or nobody.
+#[test]
+fn a_set_that_comes_between_a_forget_record_and_its_removal_is_withdrawn() {
+    let (memory, repository, id) = repository();
+    // A copy of the repository in which the forgetting got as far as its record.
+    let record = {
+        let other: Arc<dyn Backend> = crate::support::fork(&memory);
+        let forgetting = open(&other);
+        forgetting.forget(&removal(id)).unwrap();
+        let records = other_records(other.as_ref());
+        assert_eq!(records.len(), 1);
+        records.into_iter().next().unwrap()
+    };
+    memory.write_new(Kind::Forgotten, &record.0, &record.1).unwrap();
+    let error = repository.publish_set(&set_of("2026-03-01T02:00:00Z", Status::Complete, &[id])).unwrap_err();
+    assert!(matches!(error, RepoError::Disappeared { .. }), "{error}");
+    assert!(repository.sets().unwrap().is_empty());
+}
+
+fn other_records(backend: &dyn Backend) -> Vec<(ObjectId, Vec<u8>)> {
+    let read = |id: ObjectId| {
+        let range = cairn::backend::ByteRange::All { limit: 1 << 20 };
+        (id, backend.read(Kind::Forgotten, &id, range).unwrap())
+    };
+    cairn::backend::list_all(backend, Kind::Forgotten).unwrap().into_iter().map(|(id, _)| read(id)).collect()
+}
+
+#[test]
+fn check_names_a_set_that_lost_a_snapshot() {
+    let (memory, repository, id) = repository();
+    repository.publish_set(&set_of("2026-03-01T02:00:00Z", Status::Complete, &[id])).unwrap();
+    memory.remove(Kind::Snapshot, &id).unwrap();
+    let report = repository.check(&CheckOptions::default(), &Silent).unwrap();
+    let named = |problem: &cairn::repo::check::Problem| problem.subject.contains("backup set");
+    assert!(report.problems.iter().any(named), "{:?}", report.problems);
+}
