@@ -5,6 +5,7 @@
 pub mod args;
 pub mod commands;
 pub mod exit;
+pub mod interrupts;
 pub mod progress;
 pub mod render;
 pub mod settings;
@@ -18,6 +19,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::args::Cli;
 use crate::cli::exit::Exit;
+use crate::cli::interrupts::Interrupts;
 use crate::cli::progress::Bars;
 use crate::cli::render::{Output, OutputClosed};
 use crate::progress::StopFlag;
@@ -49,13 +51,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, output: Output) -> Result<Exit> {
     start_log(cli.global.verbose);
     let stop = Arc::new(StopFlag::default());
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process; the first asks it to stop at a safe point.
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(Exit::Interrupted as u8), stop.shared())?;
-        signal_hook::flag::register(signal, stop.shared())?;
-    }
+    let interrupts = Interrupts::listen(&stop)?;
     let bars = Bars::new(output, stop);
-    commands::run(cli, &commands::Context { output, monitor: &bars })
+    commands::run(cli, &commands::Context { output, monitor: &bars, interrupts: &interrupts })
 }
 
 fn start_log(verbose: u8) {

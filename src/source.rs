@@ -2,11 +2,13 @@
 //!
 //! * [`files`]: file trees of this machine, walked in the order of the tree format and written back beneath a target.
 //! * [`command`]: the standard output of a program.
+//! * [`wait`]: standard input, and waiting for input that can be interrupted.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
 
 pub mod command;
 pub mod error;
 pub mod files;
+pub mod wait;
 
 pub use error::{SourceError, TargetError};

@@ -21,6 +21,7 @@ use crate::backend::Backend;
 use crate::backend::local::Local;
 use crate::cli::args::{Cli, Command, Global, IndexCommand, InitArgs};
 use crate::cli::exit::{Exit, Usage};
+use crate::cli::interrupts::Interrupts;
 use crate::cli::render::Output;
 use crate::cli::settings;
 use crate::orchestrate::select::{self, SelectError};
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub output: Output,
     /// Who hears of progress.
     pub monitor: &'a dyn Monitor,
+    /// What a signal does.
+    pub interrupts: &'a Interrupts,
 }
 
 /// Runs the command that was asked for.
@@ -62,7 +65,7 @@ pub fn run(cli: Cli, context: &Context<'_>) -> Result<Exit> {
 
 fn init(global: &Global, args: InitArgs, context: &Context<'_>) -> Result<Exit> {
     let path = settings::repository(global)?;
-    let credential = settings::credential(global, &context.output, true)?;
+    let credential = settings::credential(global, context, true)?;
     let backend = Local::create(path)?;
     let id = Repository::init(&backend, &credential, &InitOptions { label: args.label, ..InitOptions::default() })?;
     let location = backend.location();
@@ -78,7 +81,7 @@ fn open(global: &Global, context: &Context<'_>) -> Result<Repository> {
     // Whether there is a repository is known before a password is asked for.
     let backend = Arc::new(Local::open(path)?);
     crate::repo::read_config(backend.as_ref())?;
-    let credential = settings::credential(global, &context.output, false)?;
+    let credential = settings::credential(global, context, false)?;
     let options = OpenOptions { cache: settings::cache(global), host: host() };
     let repository = Repository::open(backend, &credential, &options, context.monitor)?;
     for (kind, id, message) in repository.unusable_packs() {

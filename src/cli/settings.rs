@@ -3,22 +3,27 @@
 //! Secrets come from files, programs, the environment or the terminal, never from arguments, and are wiped after use.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::cli::args::{Global, NewKeyArgs};
+use crate::cli::commands::Context as CommandContext;
 use crate::cli::exit::Usage;
 use crate::cli::render::Output;
 use crate::format::key::Credential;
+use crate::progress::Monitor;
+use crate::repo::RepoError;
+use crate::source::wait;
 
 /// A password is at most this long.
-const MAX_PASSWORD: u64 = 4096;
+const MAX_PASSWORD: usize = 4096;
 
 /// The repository's directory.
 pub fn repository(global: &Global) -> Result<&Path> {
@@ -41,35 +46,35 @@ pub fn cache(global: &Global) -> Option<PathBuf> {
 }
 
 /// What opens the repository.
-pub fn credential(global: &Global, output: &Output, confirm: bool) -> Result<Credential> {
+pub fn credential(global: &Global, context: &CommandContext<'_>, confirm: bool) -> Result<Credential> {
     if let Some(path) = &global.key_file {
-        return key_file(path, output);
+        return key_file(path, &context.output);
     }
     if let Some(path) = &global.password_file {
-        return password_file(path, output);
+        return password_file(path, &context.output);
     }
     if let Some(command) = &global.password_command {
-        return password_command(command);
+        return password_command(command, context.monitor);
     }
     if let Some(value) = std::env::var_os("CAIRN_PASSWORD") {
         use std::os::unix::ffi::OsStringExt;
         return password(Zeroizing::new(value.into_vec()), "CAIRN_PASSWORD");
     }
-    ask("Password: ", confirm)
+    ask("Password: ", confirm, context.monitor)
 }
 
 /// The new password or key file of `key add` and `key passwd`.
-pub fn new_credential(args: &NewKeyArgs, output: &Output) -> Result<Credential> {
+pub fn new_credential(args: &NewKeyArgs, context: &CommandContext<'_>) -> Result<Credential> {
     if let Some(path) = &args.new_key_file {
         if !path.exists() {
             make_key_file(path)?;
         }
-        return key_file(path, output);
+        return key_file(path, &context.output);
     }
     if let Some(path) = &args.new_password_file {
-        return password_file(path, output);
+        return password_file(path, &context.output);
     }
-    ask("New password: ", true)
+    ask("New password: ", true, context.monitor)
 }
 
 fn password(mut bytes: Zeroizing<Vec<u8>>, source: &str) -> Result<Credential> {
@@ -87,7 +92,7 @@ fn password(mut bytes: Zeroizing<Vec<u8>>, source: &str) -> Result<Credential> {
 }
 
 fn password_file(path: &Path, output: &Output) -> Result<Credential> {
-    let bytes = secret_file(path, output, MAX_PASSWORD)?;
+    let bytes = secret_file(path, output, MAX_PASSWORD as u64)?;
     password(bytes, &path.display().to_string())
 }
 
@@ -125,24 +130,56 @@ fn make_key_file(path: &Path) -> Result<()> {
     made
 }
 
-fn password_command(command: &str) -> Result<Credential> {
+/// Runs a program for the password. It stays in our process group, since it may have to ask on the terminal.
+fn password_command(command: &str, monitor: &dyn Monitor) -> Result<Credential> {
     let mut words = command.split_whitespace();
     let program = words.next().ok_or_else(|| Usage("--password-command is empty".to_owned()))?;
     let failed = || format!("--password-command {program} failed");
     let mut child =
         Command::new(program).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(failed)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD as usize));
-    if let Some(output) = child.stdout.take() {
-        output.take(MAX_PASSWORD).read_to_end(&mut bytes).with_context(failed)?;
+    let said = hear(&mut child, monitor);
+    if said.is_err() {
+        // It may have ended by itself; either way nothing of it is left behind.
+        let _ = child.kill();
+        let _ = child.wait();
     }
-    let status = child.wait().with_context(failed)?;
+    if monitor.interrupted() {
+        return Err(RepoError::Interrupted.into());
+    }
+    let (bytes, status) = said.with_context(failed)?;
     if !status.success() {
         return Err(anyhow::anyhow!("it ended with {status}")).with_context(failed);
     }
     password(bytes, "--password-command")
 }
 
-fn ask(prompt: &str, confirm: bool) -> Result<Credential> {
+/// A program's output, up to the longest password, and how the program ended.
+fn hear(child: &mut Child, monitor: &dyn Monitor) -> std::io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD));
+    if let Some(mut output) = child.stdout.take() {
+        while read_some(&mut output, &mut bytes, monitor)? > 0 {}
+    }
+    Ok((bytes, wait::until_ended(child, monitor)?))
+}
+
+/// Reads what there is, up to the longest password; 0 at the end. Nowhere is a copy left that is not wiped.
+fn read_some<R: Read + AsFd>(
+    input: &mut R,
+    bytes: &mut Zeroizing<Vec<u8>>,
+    monitor: &dyn Monitor,
+) -> std::io::Result<usize> {
+    let mut part = Zeroizing::new([0; MAX_PASSWORD]);
+    let room = MAX_PASSWORD - bytes.len();
+    if room == 0 {
+        return Ok(0);
+    }
+    wait::until_readable(&*input, monitor)?;
+    let read = input.read(&mut part[..room])?;
+    bytes.extend_from_slice(&part[..read]);
+    Ok(read)
+}
+
+fn ask(prompt: &str, confirm: bool, monitor: &dyn Monitor) -> Result<Credential> {
     let missing = || {
         let ways = "--password-file, --password-command, --key-file or CAIRN_PASSWORD";
         Usage(format!("no password given and no terminal to ask on: use {ways}"))
@@ -151,24 +188,34 @@ fn ask(prompt: &str, confirm: bool) -> Result<Credential> {
         return Err(missing().into());
     }
     let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| missing())?;
-    let first = read_hidden(&terminal, prompt)?;
-    if confirm && read_hidden(&terminal, "Again: ")? != first {
+    let first = read_hidden(&terminal, prompt, monitor)?;
+    if confirm && read_hidden(&terminal, "Again: ", monitor)? != first {
         return Err(Usage("the two passwords differ".to_owned()).into());
     }
     password(first, "the terminal")
 }
 
-fn read_hidden(terminal: &File, prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let mut out = terminal;
-    out.write_all(prompt.as_bytes())?;
+/// Reads a line without showing it. Whatever ends the reading, the terminal shows what is typed afterwards.
+fn read_hidden(terminal: &File, prompt: &str, monitor: &dyn Monitor) -> Result<Zeroizing<Vec<u8>>> {
+    let mut terminal = terminal;
+    terminal.write_all(prompt.as_bytes())?;
     let before = tcgetattr(terminal)?;
     let mut hidden = before.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
     tcsetattr(terminal, OptionalActions::Flush, &hidden)?;
-    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD as usize));
-    let read = BufReader::new(terminal.take(MAX_PASSWORD)).read_until(b'\n', &mut line);
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD));
+    let read = loop {
+        match read_some(&mut terminal, &mut line, monitor) {
+            Ok(read) if read == 0 || line.ends_with(b"\n") => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+    };
     tcsetattr(terminal, OptionalActions::Flush, &before)?;
-    out.write_all(b"\n")?;
-    read?;
+    terminal.write_all(b"\n")?;
+    if monitor.interrupted() {
+        return Err(RepoError::Interrupted.into());
+    }
+    read.context("cannot read the password from the terminal")?;
     Ok(line)
 }

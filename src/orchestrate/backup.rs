@@ -26,6 +26,7 @@ use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::CommandStream;
 use crate::source::files::{Found, Missed, Patterns, Walk, WalkOptions, absolute_root};
+use crate::source::wait::StandardInput;
 
 /// Which snapshot a backup is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +164,15 @@ pub fn stream(
     publish_stream(run, writer, content)
 }
 
+/// Stores standard input.
+pub fn standard_input(
+    repository: &Repository,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    stream(repository, &mut StandardInput::new(monitor).map_err(OrchestrateError::Input)?, options, monitor)
+}
+
 /// Stores a program's output, if the program succeeds.
 pub fn command(
     repository: &Repository,
@@ -170,12 +180,12 @@ pub fn command(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
-    let mut source = CommandStream::spawn(argv, |line| tracing::info!(target: "command", "{line}"))?;
+    let mut source = CommandStream::spawn(argv, monitor, |line| tracing::info!(target: "command", "{line}"))?;
     let (run, writer, content) = read_stream(repository, &mut source, options, monitor)?;
     // The output has ended; whether it counts is known when the program has, too.
     if let Err(error) = source.finish() {
         writer.abandon()?;
-        return Err(error.into());
+        return Err(if monitor.interrupted() { RepoError::Interrupted.into() } else { error.into() });
     }
     publish_stream(run, writer, content)
 }
@@ -190,6 +200,7 @@ fn read_stream<'r>(
     let run = Run::prepare(repository, options, SnapshotKind::Stream, monitor)?;
     monitor.begin(Phase::Backup, run.parent_content().map(|content| content.bytes));
     let content = writer.content(run.parent_content(), source).map_err(|error| match error {
+        CopyError::Source(_) if monitor.interrupted() => RepoError::Interrupted.into(),
         CopyError::Source(error) => OrchestrateError::Input(error),
         CopyError::Repo(error) => error.into(),
     })?;

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::source::SourceError;
+use crate::progress::Monitor;
+use crate::source::{SourceError, wait};
 
 /// How much of the end of standard error is kept.
 const TAIL: usize = 4 << 10;
@@ -27,7 +28,7 @@ const LINE: u64 = 4 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running program, read through [`Read`].
-pub struct CommandStream {
+pub struct CommandStream<'m> {
     program: String,
     child: Child,
     /// `None` once it is not read any more.
@@ -35,12 +36,17 @@ pub struct CommandStream {
     tail: Arc<Mutex<Vec<u8>>>,
     stderr_ended: Receiver<()>,
     reaped: bool,
+    monitor: &'m dyn Monitor,
 }
 
-impl CommandStream {
+impl<'m> CommandStream<'m> {
     /// Starts a program, without standard input. `on_line` is given each line of its standard error, as it comes, on
-    /// another thread.
-    pub fn spawn(argv: &[OsString], on_line: impl FnMut(&str) + Send + 'static) -> Result<Self, SourceError> {
+    /// another thread. Waiting for the program ends when `monitor` is interrupted.
+    pub fn spawn(
+        argv: &[OsString],
+        monitor: &'m dyn Monitor,
+        on_line: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self, SourceError> {
         let named = |name: &OsString| name.to_string_lossy().into_owned();
         let program = argv.first().map(named).unwrap_or_default();
         let failed = |source| SourceError::Spawn { program: program.clone(), source };
@@ -61,7 +67,8 @@ impl CommandStream {
         let tail = Arc::new(Mutex::new(Vec::new()));
         let (ended, stderr_ended) = channel();
         let kept = Arc::clone(&tail);
-        let mut stream = CommandStream { program, child, stdout: Some(stdout), tail, stderr_ended, reaped: false };
+        let mut stream =
+            CommandStream { program, child, stdout: Some(stdout), tail, stderr_ended, reaped: false, monitor };
         let listener = thread::Builder::new().name("command-stderr".to_owned()).spawn(move || {
             listen(stderr, &kept, on_line);
             let _ = ended.send(());
@@ -91,7 +98,7 @@ impl CommandStream {
         // Closing our end first: a program that is not read to its end must not block for ever.
         self.stdout = None;
         let lost = |source| SourceError::Unreadable { action: "wait for", path: self.program.clone(), source };
-        let status = self.child.wait().map_err(lost)?;
+        let status = wait::until_ended(&mut self.child, self.monitor).map_err(lost)?;
         self.reaped = true;
         Ok(status)
     }
@@ -110,13 +117,20 @@ impl CommandStream {
     }
 }
 
-impl Read for CommandStream {
+impl Read for CommandStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stdout.as_mut().map_or(Ok(0), |stdout| stdout.read(buffer))
+        let Some(stdout) = &mut self.stdout else { return Ok(0) };
+        match wait::until_readable(&*stdout, self.monitor) {
+            Ok(()) => stdout.read(buffer),
+            Err(error) => {
+                self.kill();
+                Err(error)
+            }
+        }
     }
 }
 
-impl Drop for CommandStream {
+impl Drop for CommandStream<'_> {
     fn drop(&mut self) {
         self.kill();
     }

@@ -1,6 +1,7 @@
 //! The program as its users meet it.
 
 mod errors;
+mod interrupt;
 mod processes;
 mod restore;
 mod sets;

@@ -10,7 +10,7 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("chunker", &["format"]),
     ("backend", &["format"]),
     ("repo", &["format", "chunker", "backend", "progress"]),
-    ("source", &["format"]),
+    ("source", &["format", "progress"]),
     ("orchestrate", &["format", "repo", "source", "progress"]),
     ("cli", &["format", "backend", "repo", "source", "orchestrate", "progress", "retention"]),
     ("main.rs", &[]),

@@ -5,6 +5,7 @@ pub mod entries;
 pub mod faulty;
 pub mod memory;
 pub mod nth;
+pub mod pty;
 pub mod recording;
 
 use std::io::Read;

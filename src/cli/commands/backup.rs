@@ -37,7 +37,7 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     };
     let options = BackupOptions { name, tags, parent };
     let outcome = if args.stdin {
-        backup::stream(&repository, &mut std::io::stdin().lock(), &options, context.monitor)?
+        backup::standard_input(&repository, &options, context.monitor)?
     } else if args.command {
         backup::command(&repository, &args.program, &options, context.monitor)?
     } else {

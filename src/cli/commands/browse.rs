@@ -20,6 +20,7 @@ use crate::source::files::Patterns;
 
 pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> {
     let repository = open(global, context)?;
+    context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, &args.snap)?;
     if info.snapshot.kind == SnapshotKind::Stream {
@@ -53,6 +54,7 @@ pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> 
 pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Exit> {
     let patterns = Patterns::new([&args.glob]).map_err(|error| Usage(error.to_string()))?;
     let repository = open(global, context)?;
+    context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
     let mut matches = 0u64;
     let wanted = |info: &&SnapshotInfo| {
@@ -77,6 +79,7 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
 
 pub fn diff(global: &Global, args: DiffArgs, context: &Context<'_>) -> Result<Exit> {
     let repository = open(global, context)?;
+    context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
     let (old, new) = (select_one(&all, &args.old)?, select_one(&all, &args.new)?);
     if old.snapshot.kind == SnapshotKind::Stream || new.snapshot.kind == SnapshotKind::Stream {

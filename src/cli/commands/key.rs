@@ -15,7 +15,7 @@ pub fn run(global: &Global, command: KeyCommand, context: &Context<'_>) -> Resul
     let repository = open(global, context)?;
     match command {
         KeyCommand::Add(args) => {
-            let credential = settings::new_credential(&args, output)?;
+            let credential = settings::new_credential(&args, context)?;
             let id = repository.add_key(&credential, args.label, PasswordCost::DEFAULT)?;
             output.summary(&format!("added key {}", id.short()), json!({ "key": id }))?;
         }
@@ -39,8 +39,8 @@ pub fn run(global: &Global, command: KeyCommand, context: &Context<'_>) -> Resul
             output.summary(&format!("removed key {}", removed.short()), json!({ "key": removed }))?;
         }
         KeyCommand::Passwd(args) => {
-            let old = settings::credential(global, output, false)?;
-            let new = settings::new_credential(&args, output)?;
+            let old = settings::credential(global, context, false)?;
+            let new = settings::new_credential(&args, context)?;
             let id = repository.change_key(&old, &new, PasswordCost::DEFAULT)?;
             output.summary(&format!("replaced by key {}", id.short()), json!({ "key": id }))?;
         }

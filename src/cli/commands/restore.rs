@@ -70,6 +70,7 @@ fn to_stdout(global: &Global, snap: &str, path: &[u8], context: &Context<'_>) ->
         return Err(Usage("--json and a content on standard output cannot be had together".to_owned()).into());
     }
     let repository = open(global, context)?;
+    context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, snap)?;
     let mut output = BufWriter::with_capacity(256 << 10, std::io::stdout().lock());

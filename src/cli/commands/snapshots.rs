@@ -18,6 +18,7 @@ pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Resul
     let wanted_tags = tags(&args.tag)?;
     let at = args.at.as_deref().map(|text| parse_time(text, &TimeZone::system())).transpose()?;
     let repository = open(global, context)?;
+    context.interrupts.only_reading();
     let mut all = snapshots(&repository, context)?;
     all.retain(|info| {
         args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cairn::progress::Silent;
 use cairn::source::SourceError;
 use cairn::source::command::CommandStream;
 
@@ -13,7 +14,7 @@ fn shell(script: &str) -> Vec<OsString> {
 }
 
 fn run(script: &str) -> (Vec<u8>, Result<(), SourceError>) {
-    let mut stream = CommandStream::spawn(&shell(script), |_| {}).unwrap();
+    let mut stream = CommandStream::spawn(&shell(script), &Silent, |_| {}).unwrap();
     let mut output = Vec::new();
     stream.read_to_end(&mut output).unwrap();
     (output, stream.finish())
@@ -40,7 +41,8 @@ fn standard_error_is_forwarded_and_its_end_kept() {
     let heard = Arc::clone(&lines);
     let script =
         "for i in 1 2 3; do echo line $i >&2; done; head -c 100000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1";
-    let stream = CommandStream::spawn(&shell(script), move |line| heard.lock().unwrap().push(line.to_owned())).unwrap();
+    let stream =
+        CommandStream::spawn(&shell(script), &Silent, move |line| heard.lock().unwrap().push(line.to_owned())).unwrap();
     let Err(SourceError::Command { stderr, .. }) = stream.finish() else { panic!() };
     assert!(stderr.len() <= 4096 && stderr.ends_with("end\n"));
     let lines = lines.lock().unwrap();
@@ -50,9 +52,9 @@ fn standard_error_is_forwarded_and_its_end_kept() {
 
 #[test]
 fn a_program_that_does_not_start_is_named() {
-    let error = CommandStream::spawn(&["/no/such/program".into()], |_| {}).err().unwrap();
+    let error = CommandStream::spawn(&["/no/such/program".into()], &Silent, |_| {}).err().unwrap();
     assert!(matches!(&error, SourceError::Spawn { program, .. } if program == "/no/such/program"));
-    assert!(CommandStream::spawn(&[], |_| {}).is_err());
+    assert!(CommandStream::spawn(&[], &Silent, |_| {}).is_err());
 }
 
 #[test]
@@ -60,7 +62,7 @@ fn dropping_it_kills_the_whole_group() {
     let (_dir, root) = super::scratch();
     let pids = root.join("pids");
     let script = format!("sleep 300 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", pids.display());
-    let stream = CommandStream::spawn(&shell(&script), |_| {}).unwrap();
+    let stream = CommandStream::spawn(&shell(&script), &Silent, |_| {}).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !pids.exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
@@ -82,7 +84,7 @@ fn dropping_it_kills_the_whole_group() {
 
 #[test]
 fn a_program_that_is_not_read_to_its_end_fails() {
-    let mut stream = CommandStream::spawn(&shell("exec cat /dev/zero"), |_| {}).unwrap();
+    let mut stream = CommandStream::spawn(&shell("exec cat /dev/zero"), &Silent, |_| {}).unwrap();
     stream.read_exact(&mut [0; 10]).unwrap();
     assert!(matches!(stream.finish(), Err(SourceError::Command { .. })));
 }
