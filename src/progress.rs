@@ -31,6 +31,47 @@ pub struct Notice {
     pub message: String,
 }
 
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepState {
+    /// It has begun.
+    Running,
+    /// It ended well.
+    Done,
+    /// It failed.
+    Failed,
+    /// What it changed is as before.
+    Undone,
+    /// Undoing it failed.
+    Stuck,
+}
+
+impl StepState {
+    /// The word for people and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            StepState::Running => "running",
+            StepState::Done => "done",
+            StepState::Failed => "failed",
+            StepState::Undone => "undone",
+            StepState::Stuck => "stuck",
+        }
+    }
+}
+
+/// A step of a longer run begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepEvent<'a> {
+    /// The step's id in the plan.
+    pub step: &'a str,
+    /// What it does, for people.
+    pub title: &'a str,
+    /// What became of it.
+    pub state: StepState,
+    /// What was seen, or why it failed.
+    pub detail: &'a str,
+}
+
 /// Hears of progress. Called from several threads; must return quickly.
 pub trait Monitor: Send + Sync {
     /// A phase begins; `total` is its amount of work where it is known (bytes, or items for [`Phase::Mark`],
@@ -45,6 +86,8 @@ pub trait Monitor: Send + Sync {
     fn action(&self, _action: &'static str, _path: &str) {}
     /// The current phase has ended.
     fn end(&self) {}
+    /// A step of a longer run begins or ends.
+    fn step(&self, _event: &StepEvent<'_>) {}
     /// Something to be shown and counted.
     fn notice(&self, _notice: Notice) {}
     /// True when the operator wants to stop: the core then returns its layer's `Interrupted` error at the next

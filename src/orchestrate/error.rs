@@ -37,6 +37,43 @@ pub enum OrchestrateError {
     /// What was asked for does not fit the snapshot.
     #[error("{0}")]
     Unfit(String),
+    /// Another run holds the lock of this host.
+    #[error("another run is at work here ({holder}): wait for its end; its lock is in {directory}")]
+    Busy {
+        /// The state directory.
+        directory: String,
+        /// What the holder says of itself.
+        holder: String,
+    },
+    /// An earlier run was cut off and has left things to undo.
+    #[error("an earlier run did not end, so services may be down: run `cairn platform resume` first ({journal})")]
+    Unfinished {
+        /// The journal.
+        journal: String,
+    },
+    /// The state directory failed.
+    #[error("cannot {action} {path}: the state directory must be writable, and have some space")]
+    State {
+        /// The verb.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A step of a run failed.
+    #[error("{title} failed")]
+    Step {
+        /// The step's id in the plan.
+        step: String,
+        /// What it does.
+        title: String,
+        /// Why it failed.
+        source: Box<OrchestrateError>,
+    },
+    /// The operator asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The table of hard links failed.
     #[error("cannot keep the table of hard links: check the temporary directory")]
     Links(#[source] rusqlite::Error),

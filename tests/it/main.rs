@@ -19,6 +19,7 @@ mod hostile;
 mod index;
 mod layering;
 mod model;
+mod platform;
 mod retention;
 mod select;
 mod sets;

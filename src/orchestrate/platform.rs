@@ -1,0 +1,13 @@
+//! One recovery point of a whole platform: services at rest, every component captured, everything up again.
+//!
+//! * [`state`]: the directory that outlives a run: the lock, and the journal's file.
+//! * [`journal`]: what was begun and what will have to be undone, durable before it is begun.
+//! * [`run`]: steps and their undoing, in order; what `resume` does after a crash.
+//! * [`metrics`]: a text file for a monitoring system.
+//!
+//! Invariant: whatever ends a run, what it stopped is started again, by itself or by `resume`.
+
+pub mod journal;
+pub mod metrics;
+pub mod run;
+pub mod state;

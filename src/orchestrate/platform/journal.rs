@@ -1,0 +1,189 @@
+//! The journal of a run: one line of JSON an entry, each durable before what it announces is begun.
+//!
+//! Invariant: whatever a run has changed, an entry with its undoing was durable before. A crash can cut the last line;
+//! what it announced was not begun then, because its writing had not returned. Every other line that cannot be read is
+//! damage: it is told, and what the readable lines name is undone all the same, since a platform that is down matters
+//! more than a tidy journal.
+//!
+//! The header carries the profile, so that `resume` needs neither the profile's file nor the repository.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::state::StateDir;
+
+/// How something is undone. Each is idempotent: done twice, it changes nothing the second time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Undo {
+    /// Start these units, in this order: they were running before.
+    StartUnits {
+        /// The units.
+        units: Vec<String>,
+    },
+    /// Put back elements that were taken out of queues: each queue, and the key that they were moved to.
+    MergeQueues {
+        /// Pairs of queue and key.
+        queues: Vec<(String, String)>,
+    },
+    /// Put an edited file back as it was, and restart the unit that reads it.
+    RestoreFile {
+        /// The file.
+        path: String,
+        /// The copy of what it was.
+        copy: String,
+        /// The unit.
+        unit: String,
+    },
+    /// Let Elasticsearch write to its snapshot repository again.
+    MakeRepositoryWritable,
+}
+
+impl Undo {
+    /// True for what is done at the end of every run, also one that went well; the others only undo a failed one.
+    pub fn belongs_to_every_end(&self) -> bool {
+        matches!(self, Undo::StartUnits { .. } | Undo::MakeRepositoryWritable)
+    }
+}
+
+/// What a run says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The journal's version; 1.
+    pub version: u32,
+    /// `backup`.
+    pub operation: String,
+    /// When it began.
+    pub time: Timestamp,
+    /// The profile, whole, as TOML. It names files with secrets and holds none.
+    pub profile: String,
+}
+
+/// An entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "kebab-case")]
+pub enum Entry {
+    /// The first.
+    Run(Header),
+    /// A step is about to begin.
+    Begin {
+        /// The step.
+        step: String,
+        /// What it does, for people.
+        title: String,
+        /// When.
+        time: Timestamp,
+        /// What will have to be undone; none when it changes nothing.
+        undo: Option<Undo>,
+    },
+    /// A step has ended well.
+    Done {
+        /// The step.
+        step: String,
+        /// When.
+        time: Timestamp,
+    },
+    /// A step has been undone, or needs no undoing any more.
+    Undone {
+        /// The step.
+        step: String,
+        /// When.
+        time: Timestamp,
+    },
+}
+
+/// A step whose undoing is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The step.
+    pub step: String,
+    /// What it does, for people.
+    pub title: String,
+    /// How it is undone.
+    pub undo: Undo,
+}
+
+/// A journal that is written.
+#[derive(Debug)]
+pub struct Journal {
+    state: StateDir,
+    file: File,
+}
+
+impl Journal {
+    /// Begins a journal. An unfinished one is an error: what it stopped has to be started first.
+    pub fn create(state: &StateDir, header: Header) -> Result<Self, OrchestrateError> {
+        if let Some(found) = Found::read(state)? {
+            if !found.due.is_empty() || found.damaged > 0 {
+                return Err(OrchestrateError::Unfinished { journal: state.journal().display().to_string() });
+            }
+            state.retire_journal()?;
+        }
+        let mut journal = Journal { state: state.clone(), file: state.create_journal()? };
+        journal.append(&Entry::Run(header))?;
+        Ok(journal)
+    }
+
+    /// Adds an entry and makes it durable.
+    pub fn append(&mut self, entry: &Entry) -> Result<(), OrchestrateError> {
+        let failed = |source| self.state.failed("write", &self.state.journal(), source);
+        let mut line = serde_json::to_vec(entry).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        // One write, so that a crash cuts one line at most.
+        self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed)
+    }
+
+    /// Ends the journal. To be called when nothing is due any more.
+    pub fn finish(self) -> Result<(), OrchestrateError> {
+        self.state.retire_journal()
+    }
+}
+
+/// A journal that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What its run says of itself; none when the crash came before that was written.
+    pub header: Option<Header>,
+    /// What is to be undone, in this order.
+    pub due: Vec<Due>,
+    /// Lines that cannot be read.
+    pub damaged: usize,
+    /// Bytes up to the end of the last whole line.
+    whole: u64,
+}
+
+impl Found {
+    /// Reads the journal in a state directory; `None` when there is none.
+    pub fn read(state: &StateDir) -> Result<Option<Found>, OrchestrateError> {
+        Ok(state.read_journal()?.map(|bytes| Found::parse(&bytes)))
+    }
+
+    /// Reads a journal's bytes, whatever they are.
+    pub fn parse(bytes: &[u8]) -> Found {
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let mut found = Found { header: None, due: Vec::new(), damaged: 0, whole: whole as u64 };
+        let mut undone = BTreeSet::new();
+        for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(Entry::Run(header)) => found.header = Some(header),
+                Ok(Entry::Begin { step, title, undo: Some(undo), .. }) => found.due.push(Due { step, title, undo }),
+                Ok(Entry::Undone { step, .. }) => drop(undone.insert(step)),
+                Ok(Entry::Begin { .. } | Entry::Done { .. }) => {}
+                Err(_) => found.damaged += 1,
+            }
+        }
+        found.due.retain(|due| !undone.contains(&due.step));
+        found.due.reverse();
+        found
+    }
+
+    /// Goes on writing the journal that was found.
+    pub fn resume(&self, state: &StateDir) -> Result<Journal, OrchestrateError> {
+        Ok(Journal { state: state.clone(), file: state.open_journal(self.whole)? })
+    }
+}

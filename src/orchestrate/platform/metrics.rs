@@ -1,0 +1,92 @@
+//! A text file for a monitoring system that collects such files (Prometheus' node exporter, textfile collector): when
+//! the last run succeeded, how long it took, how large each component is.
+//!
+//! Invariant: the file is replaced as a whole, and a run that fails leaves the time of the last success as it is, since
+//! that time is what an alert looks at.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::format::set::{BackupSet, Status};
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::state::replace_file;
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy)]
+pub struct RunFigures<'a> {
+    /// The set of this run; none when it published none.
+    pub set: Option<&'a BackupSet>,
+    /// The newest complete set of the profile, this one included.
+    pub last_complete: Option<&'a BackupSet>,
+    /// The profile's name.
+    pub profile: &'a str,
+    /// The exit code.
+    pub exit_code: u8,
+    /// When the run ended.
+    pub ended: jiff::Timestamp,
+}
+
+/// Writes the figures of a run.
+pub fn write(path: &Path, figures: &RunFigures<'_>) -> Result<(), OrchestrateError> {
+    replace_file(path, &text(figures))
+}
+
+/// The figures in the exposition format of Prometheus.
+pub fn text(figures: &RunFigures<'_>) -> String {
+    let mut text = Exposition { text: String::new(), profile: label(figures.profile) };
+    text.figure("cairn_platform_last_run_timestamp_seconds", "When the last run ended.", figures.ended.as_second());
+    text.figure("cairn_platform_last_run_exit_code", "How the last run ended; 0 is well.", figures.exit_code);
+    if let Some(set) = figures.last_complete {
+        let help = "What point in time the newest complete backup set stands for.";
+        text.figure("cairn_platform_last_complete_set_timestamp_seconds", help, set.time.as_second());
+    }
+    if let Some(set) = figures.set {
+        let complete = u8::from(set.status == Status::Complete);
+        text.figure("cairn_platform_last_set_complete", "1 if the newest set is complete.", complete);
+        let seconds = set.ended.duration_since(set.time).as_secs_f64();
+        text.figure("cairn_platform_last_set_seconds", "From the first capture to the last service up.", seconds);
+        type Figure = fn(&crate::format::set::Component) -> f64;
+        let by_component: [(&str, &str, Figure); 4] = [
+            ("bytes", "Bytes saved.", |c| c.parts.iter().map(|part| part.bytes).sum::<u64>() as f64),
+            ("stored_bytes", "Bytes added to the repository.", |c| {
+                c.parts.iter().map(|part| part.stored_bytes).sum::<u64>() as f64
+            }),
+            ("seconds", "How long the capture took.", |c| c.milliseconds as f64 / 1000.0),
+            ("complete", "1 if the component is complete.", |c| f64::from(u8::from(c.status == Status::Complete))),
+        ];
+        for (name, help, figure) in by_component {
+            let name = format!("cairn_platform_component_{name}");
+            text.head(&name, help);
+            for component in set.components.iter().filter(|component| component.status != Status::Skipped) {
+                text.line(&name, &format!(",component=\"{}\"", label(&component.name)), figure(component));
+            }
+        }
+    }
+    text.text
+}
+
+struct Exposition {
+    text: String,
+    profile: String,
+}
+
+impl Exposition {
+    fn figure(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, help);
+        self.line(name, "", value);
+    }
+
+    fn head(&mut self, name: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "{name}{{profile=\"{}\"{labels}}} {value}", self.profile);
+    }
+}
+
+/// A label's value, escaped as the format asks.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

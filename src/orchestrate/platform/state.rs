@@ -1,0 +1,154 @@
+//! The state directory of this host: what a run leaves for the next one.
+//!
+//! Invariants: one run at a time holds the lock, and the lock ends with its holder, however that ends, because it is a
+//! lock of the kernel on an open file and not the file's existence. The journal is in a file of its own, made durable
+//! together with its name before the first step.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::orchestrate::OrchestrateError;
+
+/// How often a waiting run looks whether the lock is free.
+const POLL: Duration = Duration::from_millis(100);
+/// What the holder of the lock says of itself is at most this long.
+const MAX_HOLDER: u64 = 256;
+/// A journal is at most this long: a run writes a few kilobytes.
+const MAX_JOURNAL: u64 = 16 << 20;
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// The lock on a state directory; free again when this is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl StateDir {
+    /// Opens the directory, and makes it if it is missing. It is private: a journal tells what a platform consists of.
+    pub fn open(path: &Path) -> Result<Self, OrchestrateError> {
+        let state = StateDir { path: path.to_owned() };
+        let make = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            // The directory's own name must outlive a power loss, or the journal in it does not.
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        make().map_err(|source| state.failed("make", path, source))?;
+        Ok(state)
+    }
+
+    /// Takes the lock, waiting at most so long for another run.
+    pub fn lock(&self, patience: Duration, stop: &dyn Fn() -> bool) -> Result<Lock, OrchestrateError> {
+        let path = self.path.join("lock");
+        let failed = |source| self.failed("lock", &path, source);
+        let options = || File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = options().map_err(failed)?;
+        let began = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if stop() => return Err(OrchestrateError::Interrupted),
+                Err(Errno::WOULDBLOCK) if began.elapsed() < patience => std::thread::sleep(POLL),
+                Err(Errno::WOULDBLOCK) => return Err(self.busy(&mut file)),
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        let holder = format!("process {} since {}\n", std::process::id(), jiff::Timestamp::now());
+        let mut say = || -> io::Result<()> {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(holder.as_bytes())
+        };
+        say().map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+
+    fn busy(&self, file: &mut File) -> OrchestrateError {
+        let mut holder = Vec::new();
+        let _ = file.take(MAX_HOLDER).read_to_end(&mut holder);
+        let holder = crate::format::codec::escape(String::from_utf8_lossy(&holder).trim().as_bytes());
+        OrchestrateError::Busy { directory: self.path.display().to_string(), holder }
+    }
+
+    /// The journal's path.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// Makes an empty journal and its name durable.
+    pub(super) fn create_journal(&self) -> Result<File, OrchestrateError> {
+        let path = self.journal();
+        let create = || -> io::Result<File> {
+            let file = File::options().append(true).create_new(true).mode(0o600).open(&path)?;
+            file.sync_all()?;
+            File::open(&self.path)?.sync_all()?;
+            Ok(file)
+        };
+        create().map_err(|source| self.failed("make", &path, source))
+    }
+
+    /// Opens the journal that is there, to go on with it after its last whole line: a crash may have cut the next.
+    pub(super) fn open_journal(&self, whole: u64) -> Result<File, OrchestrateError> {
+        let path = self.journal();
+        let open = || -> io::Result<File> {
+            let file = File::options().append(true).open(&path)?;
+            file.set_len(whole)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        open().map_err(|source| self.failed("open", &path, source))
+    }
+
+    /// The journal's bytes; `None` when there is none.
+    pub(super) fn read_journal(&self) -> Result<Option<Vec<u8>>, OrchestrateError> {
+        let path = self.journal();
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            File::open(&path)?.take(MAX_JOURNAL).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.failed("read", &path, source)),
+        }
+    }
+
+    /// Puts a journal that has ended aside, for people; the one before it goes.
+    pub(super) fn retire_journal(&self) -> Result<(), OrchestrateError> {
+        let (from, to) = (self.journal(), self.path.join("journal.last"));
+        let retire = || -> io::Result<()> {
+            fs::rename(&from, &to)?;
+            File::open(&self.path)?.sync_all()
+        };
+        retire().map_err(|source| self.failed("put aside", &from, source))
+    }
+
+    pub(super) fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
+        OrchestrateError::State { action, path: path.display().to_string(), source }
+    }
+}
+
+/// Replaces a file for other programs at once: nobody reads half of it.
+pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), OrchestrateError> {
+    let replace = || -> io::Result<()> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".cairn-").tempfile_in(directory)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    replace().map_err(|source| OrchestrateError::State { action: "write", path: path.display().to_string(), source })
+}
