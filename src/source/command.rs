@@ -2,22 +2,26 @@
 //!
 //! Invariant: [`CommandStream::finish`] is `Ok` only if the program exited with status 0, so its caller publishes
 //! nothing of a program that failed or was killed: the end of the output alone says nothing. The program is started
-//! from its arguments, never by a shell, in a process group of its own; if the stream is dropped before its end, the
-//! whole group is killed and the program reaped, so nothing goes on working for a backup that was given up.
+//! from its arguments ([`CommandSpec`]), never by a shell, in a process group of its own; if the stream is dropped
+//! before its end, the whole group is killed and the program reaped, so nothing goes on working for a backup that was
+//! given up.
+
+mod spec;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::progress::Monitor;
 use crate::source::{SourceError, wait};
+pub use spec::{Account, CommandSpec, Finished};
 
 /// How much of the end of standard error is kept.
 const TAIL: usize = 4 << 10;
@@ -31,44 +35,45 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct CommandStream<'m> {
     program: String,
     child: Child,
+    stdin: Option<ChildStdin>,
     /// `None` once it is not read any more.
     stdout: Option<ChildStdout>,
     tail: Arc<Mutex<Vec<u8>>>,
     stderr_ended: Receiver<()>,
+    stop: Box<dyn Fn() -> bool + 'm>,
     reaped: bool,
-    monitor: &'m dyn Monitor,
 }
 
 impl<'m> CommandStream<'m> {
-    /// Starts a program, without standard input. `on_line` is given each line of its standard error, as it comes, on
-    /// another thread. Waiting for the program ends when `monitor` is interrupted.
+    /// Starts a program as this process is, without standard input. `on_line` is given each line of its standard
+    /// error, as it comes, on another thread. Waiting for the program ends when `monitor` is interrupted.
     pub fn spawn(
         argv: &[OsString],
         monitor: &'m dyn Monitor,
         on_line: impl FnMut(&str) + Send + 'static,
     ) -> Result<Self, SourceError> {
-        let named = |name: &OsString| name.to_string_lossy().into_owned();
-        let program = argv.first().map(named).unwrap_or_default();
+        CommandStream::start(&CommandSpec::new(argv), move || monitor.interrupted(), on_line)
+    }
+
+    /// Starts a program. `on_line` is given each line of its standard error, as it comes, on another thread. Waiting
+    /// for the program ends when `stop` says so.
+    pub fn start(
+        spec: &CommandSpec,
+        stop: impl Fn() -> bool + 'm,
+        on_line: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self, SourceError> {
+        let program = spec.program();
         let failed = |source| SourceError::Spawn { program: program.clone(), source };
-        let Some((first, arguments)) = argv.split_first() else {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "no program was given")));
-        };
-        let mut child = Command::new(first)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(failed(io::Error::other("it has no output")));
+        let mut child = spec.command()?.spawn().map_err(failed)?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let Some(stderr) = child.stderr.take() else {
+            return Err(failed(io::Error::other("it has no standard error")));
         };
         let tail = Arc::new(Mutex::new(Vec::new()));
         let (ended, stderr_ended) = channel();
         let kept = Arc::clone(&tail);
-        let mut stream =
-            CommandStream { program, child, stdout: Some(stdout), tail, stderr_ended, reaped: false, monitor };
+        let stop = Box::new(stop);
+        let mut stream = CommandStream { program, child, stdin, stdout, tail, stderr_ended, stop, reaped: false };
         let listener = thread::Builder::new().name("command-stderr".to_owned()).spawn(move || {
             listen(stderr, &kept, on_line);
             let _ = ended.send(());
@@ -82,25 +87,53 @@ impl<'m> CommandStream<'m> {
         }
     }
 
-    /// Waits for the program to end. To be called at the end of its output: a program that still writes gets `SIGPIPE`.
-    pub fn finish(mut self) -> Result<(), SourceError> {
-        let status = self.wait()?;
-        let _ = self.stderr_ended.recv_timeout(PATIENCE);
-        if status.success() {
-            return Ok(());
-        }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let stderr = String::from_utf8_lossy(&tail).into_owned();
-        Err(SourceError::Command { program: self.program.clone(), status: told(status), stderr })
+    /// The pipe to its standard input, once, if it was started with one. Dropping it ends the input.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
     }
 
-    fn wait(&mut self) -> Result<ExitStatus, SourceError> {
-        // Closing our end first: a program that is not read to its end must not block for ever.
-        self.stdout = None;
-        let lost = |source| SourceError::Unreadable { action: "wait for", path: self.program.clone(), source };
-        let status = wait::until_ended(&mut self.child, self.monitor).map_err(lost)?;
+    /// The program's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the program to end. To be called at the end of its output: a program that still writes gets `SIGPIPE`.
+    pub fn finish(mut self) -> Result<(), SourceError> {
+        match self.ended(None)? {
+            Some((status, _)) if status.success() => Ok(()),
+            Some((status, stderr)) => {
+                Err(SourceError::Command { program: self.program.clone(), status: told(status), stderr })
+            }
+            // Without a deadline there is only one reason to return before the end.
+            None => Err(SourceError::Interrupted),
+        }
+    }
+
+    /// Waits until there is output, or its end, to be read; false at the deadline.
+    pub(super) fn readable(&mut self, deadline: Instant) -> io::Result<bool> {
+        let Some(stdout) = &self.stdout else { return Ok(true) };
+        wait::until_readable_by(stdout, &*self.stop, Some(deadline))
+    }
+
+    /// Waits for the end; `None` at the deadline. What its standard error ended with comes with the status.
+    pub(super) fn ended(&mut self, deadline: Option<Instant>) -> Result<Option<(ExitStatus, String)>, SourceError> {
+        // Closing our ends first: a program that is not read to its end must not block for ever.
+        (self.stdin, self.stdout) = (None, None);
+        let program = &self.program;
+        let lost = |error: io::Error| {
+            wait::or_stopped(error, |source| SourceError::Unreadable {
+                action: "wait for",
+                path: program.clone(),
+                source,
+            })
+        };
+        let Some(status) = wait::until_ended_by(&mut self.child, &*self.stop, deadline).map_err(lost)? else {
+            return Ok(None);
+        };
         self.reaped = true;
-        Ok(status)
+        let _ = self.stderr_ended.recv_timeout(PATIENCE);
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some((status, String::from_utf8_lossy(&tail).into_owned())))
     }
 
     fn kill(&mut self) {
@@ -120,8 +153,8 @@ impl<'m> CommandStream<'m> {
 impl Read for CommandStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stdout) = &mut self.stdout else { return Ok(0) };
-        match wait::until_readable(&*stdout, self.monitor) {
-            Ok(()) => stdout.read(buffer),
+        match wait::until_readable_by(&*stdout, &*self.stop, None) {
+            Ok(_) => stdout.read(buffer),
             Err(error) => {
                 self.kill();
                 Err(error)

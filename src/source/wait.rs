@@ -10,12 +10,13 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, ExitStatus};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::progress::Monitor;
+use crate::source::SourceError;
 
 /// How long a stop may go unseen.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -31,34 +32,65 @@ impl From<Stopped> for io::Error {
     }
 }
 
+/// A stop as its own error, anything else as `other` makes it.
+pub(super) fn or_stopped(error: io::Error, other: impl FnOnce(io::Error) -> SourceError) -> SourceError {
+    match error.get_ref() {
+        Some(inner) if inner.is::<Stopped>() => SourceError::Interrupted,
+        _ => other(error),
+    }
+}
+
 /// Returns when `input` has something to read, or has ended.
 pub fn until_readable(input: impl AsFd, monitor: &dyn Monitor) -> io::Result<()> {
-    let interval = Timespec { tv_sec: 0, tv_nsec: i64::from(INTERVAL.subsec_nanos()) };
+    until_readable_by(input, &|| monitor.interrupted(), None).map(|_| ())
+}
+
+/// The same, with whatever may ask for a stop, until a deadline: false then.
+pub(super) fn until_readable_by(
+    input: impl AsFd,
+    stop: &dyn Fn() -> bool,
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
     let mut polled = [PollFd::new(&input, PollFlags::IN)];
     loop {
+        let left = deadline.map_or(INTERVAL, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let interval = Timespec { tv_sec: 0, tv_nsec: i64::from(left.min(INTERVAL).subsec_nanos()) };
         let ready = match poll(&mut polled, Some(&interval)) {
             Err(Errno::INTR) => 0,
             other => other?,
         };
-        if monitor.interrupted() {
+        if stop() {
             return Err(Stopped.into());
         }
-        if ready > 0 {
-            return Ok(());
+        if ready > 0 || left.is_zero() {
+            return Ok(ready > 0);
         }
     }
 }
 
 /// Waits for a process to end.
 pub fn until_ended(child: &mut Child, monitor: &dyn Monitor) -> io::Result<ExitStatus> {
+    let ended = until_ended_by(child, &|| monitor.interrupted(), None)?;
+    ended.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))
+}
+
+/// The same, with whatever may ask for a stop, until a deadline: `None` then.
+pub(super) fn until_ended_by(
+    child: &mut Child,
+    stop: &dyn Fn() -> bool,
+    deadline: Option<Instant>,
+) -> io::Result<Option<ExitStatus>> {
     // Mostly it ends with its output, a moment after it was seen to be at its end.
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(status);
+            return Ok(Some(status));
         }
-        if monitor.interrupted() {
+        if stop() {
             return Err(Stopped.into());
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(None);
         }
         thread::sleep(pause);
         pause = (pause * 2).min(INTERVAL);

@@ -1,13 +1,14 @@
 //! Programs as sources.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cairn::progress::Silent;
 use cairn::source::SourceError;
-use cairn::source::command::CommandStream;
+use cairn::source::command::{Account, CommandSpec, CommandStream};
 
 fn shell(script: &str) -> Vec<OsString> {
     ["/bin/sh", "-c", script].map(OsString::from).to_vec()
@@ -95,4 +96,84 @@ fn a_daemon_that_keeps_standard_error_does_not_hold_us_up() {
     let (_, result) = run("sleep 30 >/dev/null & echo x");
     result.unwrap();
     assert!(start.elapsed() < Duration::from_secs(15));
+}
+
+fn never() -> bool {
+    false
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn as_another_user_nothing_of_ours_comes_along() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can run a program as another user");
+        return;
+    }
+    let account = Account::named("nobody").unwrap();
+    let script = "id -u; id -G; pwd; env | cut -d= -f1 | sort | tr '\\n' ' '";
+    let spec = CommandSpec::new(shell(script)).user(&account).env("CAIRN_HINT", "x");
+    let output = spec.run(1 << 10, MINUTE, &never).unwrap().output().unwrap();
+    let text = String::from_utf8(output).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..3], [account.uid.to_string(), account.gid.to_string(), "/".to_owned()]);
+    assert_eq!(lines[3].trim(), "CAIRN_HINT HOME LC_ALL LOGNAME PATH PWD USER");
+}
+
+#[test]
+fn an_account_that_does_not_exist_is_named() {
+    let error = Account::named("no-such-account").unwrap_err().to_string();
+    assert!(error.contains("no-such-account"), "{error}");
+}
+
+#[test]
+fn a_program_is_fed_and_told_the_end() {
+    let mut stream = CommandStream::start(&CommandSpec::new(["sort"]).with_input(), never, |_| {}).unwrap();
+    let mut input = stream.take_input().unwrap();
+    assert!(stream.take_input().is_none());
+    input.write_all(b"b\na\n").unwrap();
+    drop(input);
+    let mut output = String::new();
+    stream.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "a\nb\n");
+    stream.finish().unwrap();
+}
+
+#[test]
+fn a_program_that_is_run_is_bounded_in_time_and_output() {
+    let long = CommandSpec::new(["sleep", "300"]);
+    let start = Instant::now();
+    let error = long.run(10, Duration::from_millis(200), &never).unwrap_err();
+    assert!(matches!(error, SourceError::Timeout { .. }), "{error}");
+    let closed = CommandSpec::new(shell("exec >&- 2>&-; exec sleep 300"));
+    let error = closed.run(10, Duration::from_millis(200), &never).unwrap_err();
+    assert!(matches!(error, SourceError::Timeout { .. }), "{error}");
+    let error = long.run(10, MINUTE, &|| true).unwrap_err();
+    assert!(matches!(error, SourceError::Interrupted), "{error}");
+    assert!(start.elapsed() < MINUTE);
+    let error = CommandSpec::new(["cat", "/dev/zero"]).run(1 << 20, MINUTE, &never).unwrap_err();
+    assert!(matches!(error, SourceError::Answer { .. }), "{error}");
+    let finished = CommandSpec::new(shell("echo out; echo err >&2; exit 3")).run(10, MINUTE, &never).unwrap();
+    assert_eq!((finished.stdout.as_slice(), finished.stderr.as_str()), (&b"out\n"[..], "err\n"));
+    assert_eq!(finished.status.code(), Some(3));
+    assert!(finished.output().is_err());
+}
+
+#[test]
+fn a_silent_program_can_be_given_up_while_it_is_read_and_while_it_ends() {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stopped);
+    let spec = CommandSpec::new(["sleep", "300"]);
+    let mut stream = CommandStream::start(&spec, move || asked.load(Ordering::Relaxed), |_| {}).unwrap();
+    let pid = stream.id();
+    let later = Arc::clone(&stopped);
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        later.store(true, Ordering::Relaxed);
+    });
+    let error = stream.read(&mut [0; 10]).unwrap_err();
+    assert!(error.to_string().contains("interrupted"), "{error}");
+    thread.join().unwrap();
+    assert!(matches!(stream.finish(), Err(SourceError::Interrupted)));
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }
