@@ -10,37 +10,11 @@ mod walk;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cairn::format::tree::{Entry, Node};
 use cairn::source::TargetError;
 use cairn::source::files::{Found, Missed, Patterns, Target, Walk, WalkOptions};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
-
-/// An empty directory whose path has no symbolic links.
-fn scratch() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().canonicalize().unwrap();
-    (dir, path)
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Runs as a user without privileges: on a thread of its own, because the kernel keeps identities by thread.
-fn as_nobody<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = std::thread::spawn(move || {
-        if is_root() {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
-            rustix::thread::set_thread_groups(&[]).unwrap();
-            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        }
-        body()
-    });
-    thread.join().unwrap()
-}
 
 fn walk(roots: &[&Path], excludes: &[&str]) -> (Vec<Found>, Vec<Missed>) {
     let roots = roots.iter().map(|root| root.to_path_buf()).collect();
@@ -152,19 +126,4 @@ fn entry(path: &str, node: Node) -> Entry {
         unstable: false,
         xattrs: Vec::new(),
     }
-}
-
-/// Makes a chain of directories too deep for any path, with a file at its end.
-fn deep_tree(root: &Path, levels: usize) {
-    let mut at = openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).unwrap();
-    for level in 0..levels {
-        mkdirat(&at, "d", Mode::from_raw_mode(0o755)).unwrap();
-        if level % 500 == 0 {
-            let file = openat(&at, "z", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o600)).unwrap();
-            rustix::io::write(file, b"half way").unwrap();
-        }
-        at = openat(&at, "d", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).unwrap();
-    }
-    let file = openat(&at, "bottom", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o640)).unwrap();
-    rustix::io::write(file, b"deep").unwrap();
 }

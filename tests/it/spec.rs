@@ -9,9 +9,10 @@ mod vectors;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use crate::support::machine::skip;
 
 /// Runs `format-spec/reader.py REPO --password-file FILE ARGUMENTS…`. `None`, after a line that says so, where there is
 /// no Python to run it with.
@@ -30,8 +31,7 @@ fn script(name: &str) -> Option<Command> {
             Some(command)
         }
         Err(why) => {
-            // Written to the handle itself: the test harness shows only what failing tests print.
-            let _ = writeln!(io::stderr(), "SKIPPED: format-spec/{name} was not run: {why}");
+            skip(&format!("format-spec/{name} was not run: {why}"));
             None
         }
     }

@@ -3,10 +3,12 @@
 pub mod conformance;
 pub mod entries;
 pub mod faulty;
+pub mod machine;
 pub mod memory;
 pub mod nth;
 pub mod pty;
 pub mod recording;
+pub mod trees;
 
 use std::io::Read;
 use std::path::PathBuf;

@@ -9,6 +9,7 @@ use cairn::backend::local::Local;
 use cairn::format::{Kind, ObjectId};
 
 use crate::support::conformance::id;
+use crate::support::machine::skip;
 
 const CHILD: &str = "CAIRN_TEST_TRACED_WRITER";
 
@@ -38,10 +39,7 @@ fn every_write_is_flushed_before_it_appears_and_its_directory_by_sync() {
         .env(CHILD, &path)
         .output();
     let Ok(text) = std::fs::read_to_string(&log) else {
-        println!(
-            "SKIPPED every_write_is_flushed_before_it_appears_and_its_directory_by_sync: strace does not run here"
-        );
-        return;
+        return skip("strace does not run here");
     };
     assert!(traced.unwrap().status.success());
     let calls = calls(&text, &path);

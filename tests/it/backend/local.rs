@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::support::conformance::{check_backend, id};
 use crate::support::faulty::Faulty;
+use crate::support::machine::Tmpfs;
 
 const ANY: ByteRange = ByteRange::All { limit: 1 << 30 };
 
@@ -283,37 +284,10 @@ fn a_truncated_object_is_named() {
     assert!(matches!(error, BackendError::Range { len: 0x400_0000_0000, .. }), "{error:?}");
 }
 
-/// A small file system of its own, for as long as this lives.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// `None`, and a line that says so, where this user may not mount.
-    fn tmpfs(test: &str, place: &Path, size: &str) -> Option<Mount> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(place).stderr(Stdio::null());
-        if !mount.status().is_ok_and(|status| status.success()) {
-            println!("SKIPPED {test}: this user may not mount a file system");
-            return None;
-        }
-        Some(Mount(place.to_owned()))
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(&self.0).status().unwrap().success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(_mount) = Mount::tmpfs("a_full_disk_is_told_and_leaves_nothing", directory.path(), "1m") else { return };
+    let Some(_mount) = Tmpfs::mount(directory.path(), "1m") else { return };
     let local = Local::create(directory.path()).unwrap();
     local.write_new(Kind::DataPack, &id(1, 1), &[1; 400 << 10]).unwrap();
     let error = local.write_new(Kind::DataPack, &id(1, 2), &[2; 800 << 10]).unwrap_err();
@@ -331,7 +305,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
 #[test]
 fn read_only_storage_can_be_read() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::tmpfs("read_only_storage_can_be_read", directory.path(), "1m") else { return };
+    let Some(mount) = Tmpfs::mount(directory.path(), "1m") else { return };
     let local = Local::create(directory.path()).unwrap();
     local.write_new(Kind::Config, &ObjectId::ZERO, b"{}").unwrap();
     local.write_new(Kind::Snapshot, &id(1, 1), b"x").unwrap();

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::{Place, assert_fails, text};
+use crate::support::machine::Tmpfs;
 
 #[test]
 fn a_killed_backup_leaves_a_sound_repository_and_the_next_one_works() {
@@ -67,15 +68,7 @@ fn a_full_disk_is_one_clear_error_and_loses_nothing() {
     let place = Place::empty();
     let mount = place.path().join("small");
     std::fs::create_dir(&mount).unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(&mount)
-        .stderr(Stdio::null())
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: a file system cannot be mounted here");
-        return;
-    }
+    let Some(_mounted) = Tmpfs::mount(&mount, "2m") else { return };
     let repo = mount.join("repo");
     let on = |args: &[&str]| place.command().arg("--repo").arg(&repo).args(args).output().unwrap();
     assert!(on(&["init"]).status.success());
@@ -89,5 +82,4 @@ fn a_full_disk_is_one_clear_error_and_loses_nothing() {
     assert!(on(&["check", "--read-data"]).status.success());
     let listed = text(&on(&["snapshots"]).stdout);
     assert!(listed.contains("small") && !listed.contains(" big "), "{listed}");
-    Command::new("umount").arg(&mount).status().unwrap();
 }

@@ -10,6 +10,8 @@ use cairn::progress::Silent;
 use cairn::source::SourceError;
 use cairn::source::command::{Account, CommandSpec, CommandStream};
 
+use crate::support::machine::scratch;
+
 fn shell(script: &str) -> Vec<OsString> {
     ["/bin/sh", "-c", script].map(OsString::from).to_vec()
 }
@@ -60,7 +62,7 @@ fn a_program_that_does_not_start_is_named() {
 
 #[test]
 fn dropping_it_kills_the_whole_group() {
-    let (_dir, root) = super::scratch();
+    let (_dir, root) = scratch();
     let pids = root.join("pids");
     let script = format!("sleep 300 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", pids.display());
     let stream = CommandStream::spawn(&shell(&script), &Silent, |_| {}).unwrap();

@@ -3,98 +3,18 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use cairn::format::tree::Node;
 use cairn::source::TargetError;
 use cairn::source::files::{Target, TargetOptions};
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
-use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, XattrFlags, lsetxattr, makedev, mknodat, utimensat};
+use rustix::fs::{CWD, FileType, mknodat};
 
-use super::{deep_tree, essence, is_root, load, restore, scratch};
-
-fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
-/// A tree as `find` sees it: path, type, mode, owner, time, links, length of files, target of links.
-fn listing(root: &Path) -> Vec<Vec<u8>> {
-    let format = r"%P|%y|%m|%U:%G|%T@|%n|%l|\0";
-    let output = Command::new("find").arg(root).args(["-printf", format]).output().unwrap();
-    assert!(output.status.success());
-    let mut lines: Vec<Vec<u8>> = output.stdout.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    lines.sort();
-    lines
-}
-
-fn xattr(path: &Path, name: &str, value: &[u8]) -> bool {
-    let set = lsetxattr(path, name, value, XattrFlags::empty());
-    if let Err(error) = set {
-        println!("skipped: {name} on {} is refused here: {error}", path.display());
-    }
-    set.is_ok()
-}
-
-/// `user::rw-,user:1234:r--,group::r--,mask::r--,other::---` as the kernel stores it.
-pub fn acl() -> Vec<u8> {
-    let mut raw = 2u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in [(1u16, 6u16, !0u32), (2, 4, 1234), (4, 4, !0), (0x10, 4, !0), (0x20, 0, !0)] {
-        raw.extend(tag.to_le_bytes());
-        raw.extend(permissions.to_le_bytes());
-        raw.extend(id.to_le_bytes());
-    }
-    raw
-}
-
-/// One of everything.
-fn build(root: &Path) {
-    let dir = root.join("dir");
-    fs::create_dir(&dir).unwrap();
-    fs::write(dir.join("plain"), b"plain text").unwrap();
-    fs::write(dir.join("empty"), b"").unwrap();
-    fs::write(dir.join(OsStr::from_bytes(b"caf\xe9 \xff\n")), b"not UTF-8").unwrap();
-    fs::write(dir.join(OsStr::from_bytes(&[b'n'; 255])), b"long").unwrap();
-    let sparse = File::create(dir.join("sparse")).unwrap();
-    sparse.write_all_at(&[5; 4096], 1 << 20).unwrap();
-    sparse.set_len(8 << 20).unwrap();
-    fs::hard_link(dir.join("plain"), root.join("another name")).unwrap();
-    symlink("plain", dir.join("link")).unwrap();
-    symlink("/nowhere/\u{fc}", dir.join("dangling")).unwrap();
-    fs::hard_link(dir.join("dangling"), dir.join("dangling too")).unwrap();
-    mknodat(CWD, dir.join("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
-    drop(UnixListener::bind(dir.join("socket")).unwrap());
-    fs::create_dir(root.join("closed")).unwrap();
-    fs::write(root.join("closed/in"), b"x").unwrap();
-    fs::write(root.join("set-id"), b"x").unwrap();
-    if is_root() {
-        mknodat(CWD, dir.join("null"), FileType::CharacterDevice, 0o600.into(), makedev(1, 3)).unwrap();
-        mknodat(CWD, dir.join("block"), FileType::BlockDevice, 0o600.into(), makedev(300, 70_000)).unwrap();
-        chown(dir.join("empty"), Some(1234), Some(5678)).unwrap();
-        chown(root.join("set-id"), Some(1234), Some(5678)).unwrap();
-        lchown(dir.join("link"), Some(4321), Some(8765)).unwrap();
-        chown(root.join("closed"), Some(1234), None).unwrap();
-        xattr(&dir.join("plain"), "trusted.cairn", b"\0binary\xff");
-    } else {
-        println!("skipped: devices and owners need root");
-    }
-    xattr(&dir.join("plain"), "user.empty", b"");
-    xattr(&dir.join("sparse"), "user.large", &[9; 3000]);
-    xattr(&dir.join("plain"), "system.posix_acl_access", &acl());
-    xattr(&root.join("closed"), "system.posix_acl_default", &acl());
-    fs::set_permissions(root.join("set-id"), fs::Permissions::from_mode(0o6755)).unwrap();
-    fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o1500)).unwrap();
-    set_time(&dir.join("plain"), 1_000_000_000, 987_654_321);
-    set_time(&dir.join("empty"), -1_000, 1);
-    set_time(&dir.join("link"), 1_234_567_890, 5);
-    set_time(&dir.join("fifo"), 1, 0);
-    set_time(&dir, 999_999_999, 999_999_999);
-    set_time(root, 42, 42);
-}
+use super::{essence, load, restore};
+use crate::support::machine::scratch;
+use crate::support::trees::{build, deep_tree, listing, remove_socket, reopen, set_time};
 
 #[test]
 fn every_kind_of_file_comes_back() {
@@ -110,8 +30,7 @@ fn every_kind_of_file_comes_back() {
             matches!(&complaints[..], [TargetError::Skipped { path, .. }] if path.ends_with("dir/socket")),
             "{complaints:?}"
         );
-        fs::remove_file(from.join("dir/socket")).unwrap();
-        set_time(&from.join("dir"), 999_999_999, 999_999_999);
+        remove_socket(&from);
         let without: Vec<_> = tree.into_iter().filter(|(entry, _)| entry.node != Node::Socket).collect();
         assert_eq!(essence(&load(&to)), essence(&without));
         assert_eq!(listing(&to), listing(&from));
@@ -123,8 +42,8 @@ fn every_kind_of_file_comes_back() {
         let complaints = restore(&without, &target);
         assert!(complaints.is_empty(), "{complaints:?}");
         assert_eq!(listing(&to), listing(&from));
-        fs::set_permissions(to.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
-        fs::set_permissions(from.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+        reopen(&to);
+        reopen(&from);
     }
 }
 

@@ -11,8 +11,9 @@ use cairn::source::TargetError;
 use cairn::source::files::{Extra, Overwrite, OwnerLookup, OwnerPolicy, Removal, State, Target, TargetOptions};
 use rustix::fs::XattrFlags;
 
-use super::roundtrip::acl;
-use super::{as_nobody, entry, file, is_root, scratch, write};
+use super::{entry, file, write};
+use crate::support::machine::{as_nobody, is_root_or_skip, scratch, skip};
+use crate::support::trees::acl;
 
 fn open(root: &Path) -> Target {
     Target::open(root, TargetOptions::default()).unwrap()
@@ -122,11 +123,9 @@ fn a_file_appears_whole_or_not_at_all() {
     writer.write_all(b"new").unwrap();
     assert_eq!(fs::read(root.join("f")).unwrap(), b"old");
     assert_eq!(names(&root).len(), 2);
-    if is_root() {
+    if is_root_or_skip("giving files away") {
         let mode = fs::metadata(root.join(&names(&root)[0])).unwrap().mode() & 0o7777;
         assert_eq!(mode, 0o600, "nobody else reads it before it has its owner");
-    } else {
-        println!("skipped: giving files away needs root");
     }
     drop(writer);
     assert_eq!(names(&root), ["f"]);
@@ -285,8 +284,8 @@ fn set_id_bits_are_given_to_the_recorded_owner_only() {
     assert!(matches!(&complaints[..], [TargetError::Metadata { .. }]), "{complaints:?}");
     assert_eq!(fs::metadata(root.join("f")).unwrap().mode() & 0o7777, 0o2755);
     drop(target);
-    if !is_root() {
-        return println!("skipped: giving files away needs root");
+    if !is_root_or_skip("giving files away") {
+        return;
     }
     assert!(write(&open(&root), &wanted, b"x").unwrap().is_empty());
     let now = fs::metadata(root.join("f")).unwrap();
@@ -301,8 +300,8 @@ fn set_id_bits_are_given_to_the_recorded_owner_only() {
 
 #[test]
 fn an_owner_is_found_by_name_and_by_number_where_the_name_is_unknown_or_not_wanted() {
-    if !is_root() {
-        return println!("skipped: giving files away needs root");
+    if !is_root_or_skip("giving files away") {
+        return;
     }
     let (_dir, root) = scratch();
     let target = |owner_lookup| Target::open(&root, TargetOptions { owner_lookup, ..Default::default() }).unwrap();
@@ -366,7 +365,7 @@ fn without_privileges_each_loss_is_told_and_the_rest_goes_on() {
 fn an_access_list_of_the_target_is_not_inherited() {
     let (_dir, root) = scratch();
     if rustix::fs::setxattr(&root, "system.posix_acl_default", &acl(), XattrFlags::empty()).is_err() {
-        return println!("skipped: no access lists on this file system");
+        return skip("this file system has no access lists");
     }
     let target = open(&root);
     let (mut directory, wanted) = (entry("d", Node::Directory), file("d/f", b"x"));

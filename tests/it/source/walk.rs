@@ -12,7 +12,9 @@ use cairn::source::files::{Found, Walk, WalkOptions};
 use proptest::prelude::{Strategy, proptest};
 use rustix::fs::{XattrFlags, lsetxattr};
 
-use super::{as_nobody, deep_tree, load, prefix, relative, scratch, walk};
+use super::{load, prefix, relative, walk};
+use crate::support::machine::{Tmpfs, as_nobody, scratch, skip};
+use crate::support::trees::deep_tree;
 
 fn below(found: &[Found], root: &Path) -> Vec<String> {
     let prefix = prefix(root);
@@ -40,7 +42,7 @@ fn parents_of_a_root_come_first_and_nothing_beside_them() {
     assert_eq!((parent.entry.mode, parent.entry.inode), (meta.mode() & 0o7777, meta.ino()));
     match listed {
         true => assert_eq!(parent.entry.xattrs, [(b"user.parent".to_vec(), b"yes".to_vec())]),
-        false => println!("skipped: no extended attributes on this file system"),
+        false => skip("this file system has no extended attributes"),
     }
 }
 
@@ -261,27 +263,6 @@ proptest! {
     }
 }
 
-/// A file system in memory, mounted for the time of a test.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// `None`, and a printed skip, where that is not allowed.
-    fn at(place: PathBuf) -> Option<Self> {
-        let status = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&place).status();
-        if !status.is_ok_and(|status| status.success()) {
-            println!("skipped: mounting needs root");
-            return None;
-        }
-        Some(Mounted(place))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn one_file_system_leaves_out_what_is_mounted_but_not_a_root_on_it() {
     let (_dir, root) = scratch();
@@ -289,9 +270,9 @@ fn one_file_system_leaves_out_what_is_mounted_but_not_a_root_on_it() {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::write(root.join("here/sub/f"), "x").unwrap();
-    let Some(mounted) = Mounted::at(root.join("disk")) else { return };
-    fs::create_dir_all(mounted.0.join("wanted/deep")).unwrap();
-    fs::create_dir_all(mounted.0.join("other")).unwrap();
+    let Some(mounted) = Tmpfs::mount(&root.join("disk"), "1m") else { return };
+    fs::create_dir_all(mounted.path().join("wanted/deep")).unwrap();
+    fs::create_dir_all(mounted.path().join("other")).unwrap();
     let walked = |roots: Vec<PathBuf>, one_file_system| {
         let options = WalkOptions { roots, one_file_system, ..WalkOptions::default() };
         let found: Vec<_> = Walk::new(options).unwrap().map(|item| item.unwrap().entry.path).collect();

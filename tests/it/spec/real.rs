@@ -15,6 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 use tempfile::TempDir;
 
 use super::reader;
+use crate::support::machine::skip;
 
 /// A repository with its password, beside what is stored in it.
 struct Store {
@@ -208,7 +209,7 @@ fn make_tree(root: &Path) {
     fs::write(root.join("suid"), "x").unwrap();
     fs::set_permissions(root.join("suid"), Permissions::from_mode(0o4751)).unwrap();
     if let Err(error) = rustix::fs::setxattr(root.join("suid"), "user.note", b"hello\0", XattrFlags::empty()) {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: extended attributes: {error}");
+        skip(&format!("this file system refuses extended attributes: {error}"));
     }
     let old = SystemTime::UNIX_EPOCH - Duration::new(86_400, 5);
     File::options().write(true).open(root.join("suid")).unwrap().set_modified(old).unwrap();
