@@ -117,6 +117,10 @@ impl<'m> CommandStream<'m> {
 
     /// Waits for the end; `None` at the deadline. What its standard error ended with comes with the status.
     pub(super) fn ended(&mut self, deadline: Option<Instant>) -> Result<Option<(ExitStatus, String)>, SourceError> {
+        if self.reaped {
+            // A read was given up and took the program with it: how that ended says nothing.
+            return Err(SourceError::Interrupted);
+        }
         // Closing our ends first: a program that is not read to its end must not block for ever.
         (self.stdin, self.stdout) = (None, None);
         let program = &self.program;
