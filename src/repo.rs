@@ -17,6 +17,7 @@ pub mod lease;
 pub mod lists;
 pub mod mark;
 pub mod reader;
+pub mod records;
 pub mod sets;
 pub mod similar;
 pub mod verify;
@@ -30,12 +31,12 @@ use jiff::Timestamp;
 
 pub use error::RepoError;
 
-use crate::backend::{Backend, BackendError, ByteRange, list_all};
+use crate::backend::{Backend, BackendError, ByteRange};
 use crate::format::config::{ChunkSizes, Config, MAX_CONFIG};
 use crate::format::content::Content;
 use crate::format::crypto::{Keys, MasterKey};
 use crate::format::key::{Credential, KeyObject, PasswordCost};
-use crate::format::record::{self, MAX_STORED_RECORD, Proof, Record, Snapshot, Tombstone};
+use crate::format::record::{Proof, Snapshot, Tombstone};
 use crate::format::{Kind, ObjectId, RepositoryId};
 use crate::progress::Monitor;
 use crate::repo::bitmap::Bitmap;
@@ -200,55 +201,6 @@ impl Repository {
     pub fn unusable_packs(&self) -> Vec<(Kind, ObjectId, String)> {
         let packs = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
         packs.iter().map(|pack| (pack.kind, pack.id, chain(&pack.error))).collect()
-    }
-
-    /// Writes a record; its id.
-    pub fn write_record<R: Record>(&self, record: &R) -> Result<ObjectId, RepoError> {
-        let (id, stored) = record::seal(&self.keys, record)?;
-        self.backend.write_new(R::KIND, &id, &stored)?;
-        Ok(id)
-    }
-
-    /// Reads a record.
-    pub fn read_record<R: Record>(&self, id: &ObjectId) -> Result<R, RepoError> {
-        let limit = MAX_STORED_RECORD as u64;
-        let stored = self.backend.read(R::KIND, id, ByteRange::All { limit })?;
-        record::open(&self.keys, id, stored).map_err(RepoError::object(R::KIND, *id))
-    }
-
-    /// Reads all records of a kind. One that vanishes meanwhile is left out; one that cannot be used is an error,
-    /// because leaving it out could make its data seem unneeded.
-    pub fn read_records<R: Record>(&self) -> Result<Vec<(ObjectId, R)>, RepoError> {
-        let mut records = Vec::new();
-        for (id, _) in list_all(self.backend.as_ref(), R::KIND)? {
-            match self.read_record(&id) {
-                Ok(record) => records.push((id, record)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(records)
-    }
-
-    /// All snapshots, oldest first, each with its newest proof.
-    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, RepoError> {
-        let mut proofs = HashMap::<ObjectId, Proof>::new();
-        for (_, proof) in self.read_records::<Proof>()? {
-            let newest = proofs.entry(proof.snapshot).or_insert_with(|| proof.clone());
-            if proof.time > newest.time {
-                *newest = proof;
-            }
-        }
-        let mut all: Vec<SnapshotInfo> = self
-            .read_records::<Snapshot>()?
-            .into_iter()
-            .map(|(id, snapshot)| SnapshotInfo { id, snapshot, proof: proofs.remove(&id) })
-            .collect();
-        for info in &all {
-            self.remember(&info.id, &info.snapshot)?;
-        }
-        all.sort_by_key(|a| (a.snapshot.time, a.id));
-        Ok(all)
     }
 
     /// What the tombstones in storage name. They are read before the index is refreshed: a sweep that ends in between

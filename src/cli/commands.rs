@@ -26,6 +26,7 @@ use crate::cli::render::Output;
 use crate::cli::settings;
 use crate::orchestrate::select::{self, SelectError};
 use crate::progress::{Monitor, Notice};
+use crate::repo::records::{DamagedSnapshot, Snapshots};
 use crate::repo::{InitOptions, OpenOptions, Repository, SnapshotInfo};
 
 /// What every command is given.
@@ -96,21 +97,52 @@ fn host() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
-/// All snapshots, with a notice for each that vanished.
-fn snapshots(repository: &Repository, context: &Context<'_>) -> Result<Vec<SnapshotInfo>> {
-    let all = repository.snapshots()?;
-    let present: Vec<_> = all.iter().map(|info| (info.id, info.snapshot.previous)).collect();
+/// All snapshots, with a notice for each that vanished and each record that cannot be read.
+fn snapshots(repository: &Repository, context: &Context<'_>) -> Result<Snapshots> {
+    let all = repository.readable_snapshots()?;
+    let notice = |subject: String, message: String| context.monitor.notice(Notice { subject, message });
+    for damaged in &all.damaged {
+        notice(format!("snapshot {}{}", damaged.id, remembered(damaged)), damaged.message.clone());
+    }
+    for damaged in &all.damaged_proofs {
+        notice(format!("proof {}", damaged.id), damaged.message());
+    }
+    let mut present: Vec<_> = all.found.iter().map(|info| (info.id, info.snapshot.previous)).collect();
+    present.extend(all.damaged.iter().map(|damaged| (damaged.id, None)));
     for vanished in repository.vanished(&present)? {
         let subject = format!("snapshot {} ({} of {})", vanished.id.short(), vanished.name, vanished.time);
         let message =
             "this machine has seen it, or a later one names it, and it is gone without a forget record".to_owned();
-        context.monitor.notice(Notice { subject, message });
+        notice(subject, message);
     }
     Ok(all)
 }
 
-fn select_one<'s>(all: &'s [SnapshotInfo], text: &str) -> Result<&'s SnapshotInfo, SelectError> {
-    select::select(all, text, &TimeZone::system())
+/// What this machine remembers of a damaged snapshot, in words.
+fn remembered(damaged: &DamagedSnapshot) -> String {
+    match (&damaged.name, &damaged.time) {
+        (Some(name), Some(time)) => format!(" ({name} of {time})"),
+        _ => String::new(),
+    }
+}
+
+/// Selects a snapshot. Says which damaged ones might have been meant: the newest that can be read is not the newest.
+fn select_one<'s>(all: &'s Snapshots, text: &str, context: &Context<'_>) -> Result<&'s SnapshotInfo> {
+    let zone = TimeZone::system();
+    let selected = select::select(&all.found, text, &zone);
+    if let (Err(SelectError::None { .. }), Some(damaged)) = (&selected, select::damaged_by_id(&all.damaged, text)) {
+        let (id, message) = (damaged.id.to_string(), damaged.message.clone());
+        return Err(SelectError::Damaged { id, message }.into());
+    }
+    for damaged in select::passed_over(&all.damaged, text, selected.as_ref().ok().copied(), &zone) {
+        let subject = format!("snapshot {}{}", damaged.id.short(), remembered(damaged));
+        let message = match &selected {
+            Ok(info) => format!("it may be what {text:?} means, and cannot be read: {} is taken", info.id.short()),
+            Err(_) => format!("it may be what {text:?} means, and cannot be read"),
+        };
+        context.monitor.notice(Notice { subject, message });
+    }
+    Ok(selected?)
 }
 
 fn tags(words: &[String]) -> Result<BTreeMap<String, String>> {

@@ -43,7 +43,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<SelectError>() {
         return match error {
             SelectError::Time { .. } | SelectError::Ambiguous { .. } => Some(Exit::Usage),
-            SelectError::None { .. } | SelectError::TooEarly { .. } => Some(Exit::Failed),
+            SelectError::None { .. } | SelectError::TooEarly { .. } | SelectError::Damaged { .. } => Some(Exit::Failed),
         };
     }
     if cause.is::<Usage>() || cause.is::<RetentionError>() {

@@ -21,6 +21,7 @@ use crate::format::tree::{Entry, Node, compare_paths};
 use crate::orchestrate::error::OrchestrateError;
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::TreeReader;
+use crate::repo::records::{DamagedSnapshot, Snapshots};
 use crate::repo::writer::{CopyError, Writer};
 use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
@@ -94,7 +95,11 @@ impl<'r> Run<'r> {
         monitor: &dyn Monitor,
     ) -> Result<Self, OrchestrateError> {
         crate::format::name::validate(&options.name).map_err(RepoError::from)?;
-        let snapshots = repository.snapshots()?;
+        let Snapshots { found: snapshots, damaged, .. } = repository.readable_snapshots()?;
+        for DamagedSnapshot { id, message, .. } in damaged {
+            // It may be the one to compare with; without it more is stored.
+            monitor.notice(Notice { subject: format!("snapshot {id}"), message });
+        }
         let previous = snapshots.last().map(|info| info.id);
         let fits = |info: &SnapshotInfo| info.snapshot.kind == kind;
         let parent = match options.parent {

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use crate::repo::SnapshotInfo;
+use crate::repo::records::DamagedSnapshot;
 
 /// An id prefix has at least this many digits.
 const MIN_PREFIX: usize = 4;
@@ -25,6 +26,14 @@ pub enum SelectError {
     None {
         /// What was given.
         text: String,
+    },
+    /// The one that fits cannot be read.
+    #[error("snapshot {id} cannot be read: {message}")]
+    Damaged {
+        /// Its id.
+        id: String,
+        /// What is wrong.
+        message: String,
     },
     /// There is none that old.
     #[error("no snapshot of {name:?} was made at or before {time}; the oldest is of {oldest}")]
@@ -103,4 +112,37 @@ pub fn select<'s>(snapshots: &'s [SnapshotInfo], text: &str, zone: &TimeZone) ->
             Err(SelectError::Ambiguous { text: text.to_owned(), candidates })
         }
     }
+}
+
+/// The damaged snapshot whose id begins so, if there is just one.
+pub fn damaged_by_id<'d>(damaged: &'d [DamagedSnapshot], text: &str) -> Option<&'d DamagedSnapshot> {
+    let prefix = text.to_ascii_lowercase();
+    let mut found =
+        damaged.iter().filter(|info| prefix.len() >= MIN_PREFIX && info.id.to_string().starts_with(&prefix));
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// The damaged snapshots that `text` might have selected instead of `chosen`, had they been readable: whoever asks for
+/// the newest must hear that there may be a newer one.
+pub fn passed_over<'d>(
+    damaged: &'d [DamagedSnapshot],
+    text: &str,
+    chosen: Option<&SnapshotInfo>,
+    zone: &TimeZone,
+) -> Vec<&'d DamagedSnapshot> {
+    let (name, before) = match text.split_once('@') {
+        Some((name, time)) => (name, parse_time(time, zone).ok()),
+        None => (text, None),
+    };
+    if chosen.is_some_and(|info| name != "latest" && info.snapshot.name != name) {
+        // Chosen by its id.
+        return Vec::new();
+    }
+    let may_be = |info: &&DamagedSnapshot| {
+        let named = name == "latest" || info.name.as_ref().is_none_or(|other| other == name);
+        let newer = |time| chosen.is_none_or(|chosen| time > chosen.snapshot.time);
+        let in_time = info.time.is_none_or(|time| newer(time) && before.is_none_or(|before| time <= before));
+        named && in_time
+    };
+    damaged.iter().filter(may_be).collect()
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::backend::{ByteRange, list_all};
+use crate::backend::ByteRange;
 use crate::format::pack::MAX_PACK;
 use crate::format::record::{Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
 use crate::format::set::BackupSet;
@@ -105,15 +105,12 @@ impl Repository {
     }
 
     fn check_records<R: Record>(&self, report: &mut CheckReport) -> Result<Vec<(ObjectId, R)>, RepoError> {
-        let mut records = Vec::new();
-        for (id, _) in list_all(self.backend().as_ref(), R::KIND)? {
-            match self.read_record(&id) {
-                Ok(record) => records.push((id, record)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => report.problem(format!("{} {id}", R::KIND), &error),
-            }
+        let records = self.readable_records::<R>()?;
+        for damaged in records.damaged {
+            let subject = format!("{} {}", damaged.kind, damaged.id);
+            report.problems.push(Problem { subject, message: damaged.message() });
         }
-        Ok(records)
+        Ok(records.found)
     }
 
     /// Every set's snapshots are there.
@@ -123,7 +120,9 @@ impl Repository {
             let info = SetInfo { id, set };
             for missing in info.snapshots().filter(|snapshot| !present.contains(snapshot)) {
                 let subject = format!("backup set {} ({} of {})", id.short(), info.set.profile, info.set.time);
-                let message = format!("its snapshot {missing} is not there: the set cannot be restored as a whole");
+                let message = format!(
+                    "its snapshot {missing} is not there, or cannot be read: the set cannot be restored as a whole"
+                );
                 report.problems.push(Problem { subject, message });
             }
         }

@@ -22,6 +22,28 @@ pub enum RepoError {
         /// What is wrong with it.
         source: FormatError,
     },
+    /// A record that decides about what else may be done cannot be read.
+    #[error("{kind} {id} cannot be read: {why}")]
+    Unread {
+        /// Its kind.
+        kind: Kind,
+        /// Its id.
+        id: ObjectId,
+        /// What that means, and what to do.
+        why: &'static str,
+        /// What is wrong with it.
+        source: Box<RepoError>,
+    },
+    /// A lease that cannot be read excludes this operation.
+    #[error(
+        "lease {id} cannot be read, so another gc may be running: wait until {until}, or, if no cairn is running anywhere, remove the object from `leases`"
+    )]
+    UnreadLease {
+        /// The lease.
+        id: ObjectId,
+        /// When it ends by itself.
+        until: String,
+    },
     /// A frame cannot be read.
     #[error("frame {frame} of {kind} {id} cannot be read: run `cairn check --read-data`")]
     Frame {

@@ -49,9 +49,8 @@ impl Repository {
         self.refuse_needed(removals)?;
         let (mut snapshots, mut sets) = (Vec::new(), Vec::new());
         for (id, reason) in &removals.snapshots {
-            let snapshot: Snapshot = self.read_record(id)?;
-            let (name, time, reason) = (snapshot.name, snapshot.time, reason.clone());
-            snapshots.push(ForgottenSnapshot { id: *id, name, time, reason });
+            let (name, time) = self.name_and_time(id)?;
+            snapshots.push(ForgottenSnapshot { id: *id, name, time, reason: reason.clone() });
         }
         for (id, reason) in &removals.sets {
             let set: BackupSet = self.read_record(id)?;
@@ -75,6 +74,20 @@ impl Repository {
         Ok(())
     }
 
+    /// For the record. Of a snapshot that cannot be read, what this machine remembers: it is given up, and whoever
+    /// misses it must find that it was.
+    fn name_and_time(&self, id: &ObjectId) -> Result<(String, Timestamp), RepoError> {
+        match self.read_record::<Snapshot>(id) {
+            Ok(snapshot) => Ok((snapshot.name, snapshot.time)),
+            Err(error) if error.is_not_found() => Err(error),
+            Err(_) => {
+                let seen = self.index().remembered()?.into_iter().find(|seen| seen.id == *id);
+                let time = seen.as_ref().and_then(|seen| seen.time.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+                Ok((seen.map_or_else(|| "unknown".to_owned(), |seen| seen.name), time))
+            }
+        }
+    }
+
     fn refuse_needed(&self, removals: &Removals) -> Result<(), RepoError> {
         let going: HashSet<ObjectId> = removals.snapshots.iter().map(|(id, _)| *id).collect();
         let gone: HashSet<ObjectId> = removals.sets.iter().map(|(id, _)| *id).collect();
@@ -91,10 +104,10 @@ impl Repository {
     }
 
     /// Snapshots that this machine's cache remembers, or that one of `present` (id and predecessor) names, and that are
-    /// gone without a record.
+    /// gone without a record. A record that cannot be read excuses nothing.
     pub fn vanished(&self, present: &[(ObjectId, Option<ObjectId>)]) -> Result<Vec<Vanished>, RepoError> {
         let mut known: HashSet<ObjectId> = present.iter().map(|(id, _)| *id).collect();
-        for (_, forgotten) in self.read_records::<Forgotten>()? {
+        for (_, forgotten) in self.readable_records::<Forgotten>()?.found {
             known.extend(forgotten.snapshots.iter().map(|snapshot| snapshot.id));
         }
         let mut vanished = self.index().remembered()?;

@@ -22,12 +22,12 @@ use serde::Serialize;
 use crate::format::record::{CondemnedPack, Proof, Purpose, Snapshot, Tombstone};
 use crate::format::{Kind, ObjectId};
 use crate::progress::{Monitor, Notice, Phase};
-use crate::repo::Repository;
 use crate::repo::error::RepoError;
 use crate::repo::gc::keep::Keep;
 use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::lease::{self, Held};
 use crate::repo::mark::Mark;
+use crate::repo::{Repository, chain};
 
 /// How long a tombstone waits, unless told otherwise.
 pub const GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -111,14 +111,14 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
     let held = Held::take(repository, Purpose::Collect)?;
     let now = repository.backend().stat(Kind::Lease, &held.id())?.modified;
     exclude_others(repository, &held, now)?;
-    let mut pending = repository.read_records::<Tombstone>()?;
+    let mut pending = readable_tombstones(repository, monitor)?;
     if pending.is_empty() {
         pending.extend(mark(repository, options, monitor, &mut report)?);
     }
     for (id, tombstone) in pending {
         sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
     }
-    remove_stale_proofs(repository)?;
+    remove_stale_proofs(repository, monitor)?;
     report.debris = repository.backend().remove_debris(GRACE.as_secs(), false)?.0;
     held.release()?;
     repository.backend().sync()?;
@@ -139,7 +139,7 @@ fn refuse_unusable(repository: &Repository) -> Result<(), RepoError> {
 /// give up; never do both go on. (Which was earlier cannot be told: storage dates an object before others see it.)
 fn exclude_others(repository: &Repository, held: &Held<'_>, now: Timestamp) -> Result<(), RepoError> {
     for found in lease::live(repository, now)? {
-        if found.lease.purpose == Purpose::Collect && found.id != held.id() {
+        if found.may_be(Purpose::Collect) && found.id != held.id() {
             return Err(found.locked("another gc"));
         }
     }
@@ -268,8 +268,11 @@ fn sweep_if_due(
     }
     for found in lease::live(repository, now)? {
         let newer = found.modified.duration_since(written).as_secs() > MARGIN.as_secs() as i64;
-        if found.lease.purpose == Purpose::Write && !newer {
-            let holder = format!("a writer on {} (process {})", found.lease.host, found.lease.process);
+        if found.may_be(Purpose::Write) && !newer {
+            let holder = match &found.lease {
+                Some(lease) => format!("a writer on {} (process {})", lease.host, lease.process),
+                None => format!("the holder of lease {}, which cannot be read,", found.id),
+            };
             let message = format!("{holder} may not have seen the tombstone: run gc again when it has ended");
             monitor.notice(Notice { subject: "gc".to_owned(), message: message.clone() });
             report.waiting_for = Some(message);
@@ -279,10 +282,37 @@ fn sweep_if_due(
     sweep::run(repository, held, id, tombstone, monitor, report)
 }
 
-/// A proof of a snapshot that is gone proves nothing.
-fn remove_stale_proofs(repository: &Repository) -> Result<(), RepoError> {
-    let proofs = repository.read_records::<Proof>()?;
-    for (id, proof) in proofs {
+/// The tombstones in storage. One whose bytes are wrong is removed: only a gc that can read it would act on it, no other
+/// gc runs beside this one, and a new mark says again what is dead. Writers refuse to begin while it is there.
+fn readable_tombstones(
+    repository: &Repository,
+    monitor: &dyn Monitor,
+) -> Result<Vec<(ObjectId, Tombstone)>, RepoError> {
+    let records = repository.readable_records::<Tombstone>()?;
+    let broken: Vec<_> = records.damaged.iter().filter(|record| record.is_broken()).collect();
+    if broken.len() < records.damaged.len() {
+        // One that storage does not give now, or that is of a newer version, may be right.
+        return repository.read_records::<Tombstone>();
+    }
+    for record in broken {
+        match repository.backend().remove(Kind::Tombstone, &record.id) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => {}
+        }
+        repository.backend().sync()?;
+        let message = format!("{}; it was removed, and what is dead is marked anew", chain(&record.error));
+        monitor.notice(Notice { subject: format!("tombstone {}", record.id), message });
+    }
+    Ok(records.found)
+}
+
+/// A proof of a snapshot that is gone proves nothing. One that cannot be read is left, and told.
+fn remove_stale_proofs(repository: &Repository, monitor: &dyn Monitor) -> Result<(), RepoError> {
+    let proofs = repository.readable_records::<Proof>()?;
+    for damaged in &proofs.damaged {
+        monitor.notice(Notice { subject: format!("proof {}", damaged.id), message: damaged.message() });
+    }
+    for (id, proof) in proofs.found {
         match repository.backend().stat(Kind::Snapshot, &proof.snapshot) {
             Err(error) if error.is_not_found() => match repository.backend().remove(Kind::Proof, &id) {
                 Err(error) if !error.is_not_found() => return Err(error.into()),

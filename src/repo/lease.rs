@@ -25,23 +25,31 @@ const MARGIN: Duration = Duration::from_secs(3600);
 pub struct FoundLease {
     /// Its id.
     pub id: ObjectId,
-    /// What it says.
-    pub lease: Lease,
+    /// What it says; nothing when it cannot be read: then its holder may be doing anything.
+    pub lease: Option<Lease>,
     /// When it was written, by the storage's clock.
     pub modified: Timestamp,
 }
 
 impl FoundLease {
+    /// Whether its holder is, or may be, doing this.
+    pub fn may_be(&self, purpose: Purpose) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.purpose == purpose)
+    }
+
     /// The error for whoever must not work beside its holder.
     pub fn locked(&self, what: &'static str) -> RepoError {
         let lifetime = jiff::SignedDuration::from_secs(LIFETIME.as_secs() as i64);
-        let until = self.lease.time.checked_add(lifetime).unwrap_or(self.lease.time);
-        RepoError::Locked {
-            what,
-            since: self.lease.time.to_string(),
-            host: self.lease.host.clone(),
-            process: self.lease.process,
-            until: until.to_string(),
+        let end = |time: Timestamp| time.checked_add(lifetime).unwrap_or(time).to_string();
+        match &self.lease {
+            None => RepoError::UnreadLease { id: self.id, until: end(self.modified) },
+            Some(lease) => RepoError::Locked {
+                what,
+                since: lease.time.to_string(),
+                host: lease.host.clone(),
+                process: lease.process,
+                until: end(lease.time),
+            },
         }
     }
 }
@@ -112,18 +120,22 @@ impl Drop for Held<'_> {
 }
 
 /// All leases that still mean something, with the storage's time of each. `now` is a time of the same storage. Leases
-/// that have expired, or whose process is known to have ended, are removed first.
+/// that have expired, or whose process is known to have ended, are removed first. One that cannot be read counts as
+/// held until it expires.
 pub fn live(repository: &Repository, now: Timestamp) -> Result<Vec<FoundLease>, RepoError> {
     let mut live = Vec::new();
     let mut removed = false;
-    for (id, lease) in repository.read_records::<Lease>()? {
+    let records = repository.readable_records::<Lease>()?;
+    let readable = records.found.into_iter().map(|(id, lease)| (id, Some(lease)));
+    for (id, lease) in readable.chain(records.damaged.into_iter().map(|record| (record.id, None))) {
         let modified = match repository.backend().stat(Kind::Lease, &id) {
             Err(error) if error.is_not_found() => continue,
             result => result?.modified,
         };
         // The lifetime is the format's, not what a lease claims of itself.
         let age = now.duration_since(modified);
-        let expired = age.as_secs() >= LIFETIME.as_secs() as i64 || host::has_ended(&lease.machine, lease.process);
+        let ended = lease.as_ref().is_some_and(|lease| host::has_ended(&lease.machine, lease.process));
+        let expired = ended || age.as_secs() >= LIFETIME.as_secs() as i64;
         if !expired {
             live.push(FoundLease { id, lease, modified });
             continue;

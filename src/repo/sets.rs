@@ -53,7 +53,9 @@ impl Repository {
     /// Fails if a snapshot of the set is gone, or about to go.
     fn check_set(&self, info: &SetInfo) -> Result<(), RepoError> {
         let forgotten: HashSet<ObjectId> = self
-            .read_records::<Forgotten>()?
+            // One that cannot be read most probably names what is long gone, and that is looked at next.
+            .readable_records::<Forgotten>()?
+            .found
             .into_iter()
             .flat_map(|(_, record)| record.snapshots.into_iter().map(|snapshot| snapshot.id))
             .collect();

@@ -71,8 +71,8 @@ pub fn store(repository: &Repository, name: &str, mut bytes: &[u8]) -> Result<Ou
 
 /// The bytes of a stream snapshot.
 pub fn load(repository: &Repository, id: &ObjectId) -> Result<Vec<u8>, String> {
-    let snapshots = repository.snapshots().map_err(|error| cairn::repo::chain(&error))?;
-    let info = snapshots.iter().find(|info| info.id == *id).ok_or("no such snapshot")?;
+    let snapshots = repository.readable_snapshots().map_err(|error| cairn::repo::chain(&error))?;
+    let info = snapshots.found.iter().find(|info| info.id == *id).ok_or("no such snapshot")?;
     let mut bytes = Vec::new();
     let mut stream = repository.stream(&info.snapshot.content).map_err(|error| cairn::repo::chain(&error))?;
     stream.read_to_end(&mut bytes).map_err(|error| cairn::repo::chain(&error))?;

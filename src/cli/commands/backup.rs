@@ -33,7 +33,7 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     let parent = match args.parent.as_deref() {
         None => Parent::Newest,
         Some("none") => Parent::None,
-        Some(text) => Parent::Snapshot(select_one(&snapshots(&repository, context)?, text)?.id),
+        Some(text) => Parent::Snapshot(select_one(&snapshots(&repository, context)?, text, context)?.id),
     };
     let options = BackupOptions { name, tags, parent };
     let outcome = if args.stdin {

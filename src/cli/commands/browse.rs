@@ -14,15 +14,17 @@ use crate::format::codec::escape;
 use crate::format::record::SnapshotKind;
 use crate::format::tree::{Entry, Node, compare_paths};
 use crate::orchestrate::OrchestrateError;
+use crate::progress::Notice;
 use crate::repo::reader::TreeReader;
-use crate::repo::{Repository, SnapshotInfo};
+use crate::repo::records::DamagedSnapshot;
+use crate::repo::{Repository, SnapshotInfo, chain};
 use crate::source::files::Patterns;
 
 pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> {
     let repository = open(global, context)?;
     context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
-    let info = select_one(&all, &args.snap)?;
+    let info = select_one(&all, &args.snap, context)?;
     if info.snapshot.kind == SnapshotKind::Stream {
         let size = info.snapshot.content.bytes;
         context.output.object("entry", json!({ "path": info.snapshot.name, "kind": "stream", "size": size }))?;
@@ -60,9 +62,19 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
     let wanted = |info: &&SnapshotInfo| {
         info.snapshot.kind == SnapshotKind::Tree && args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
     };
-    for info in all.iter().filter(wanted) {
+    let mut failed = 0;
+    for info in all.found.iter().filter(wanted) {
         for entry in repository.tree(&info.snapshot.content)? {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    failed += 1;
+                    let subject = format!("snapshot {}", info.id.short());
+                    let message = format!("the rest of it was not searched: {}", chain(&error));
+                    context.monitor.notice(Notice { subject, message });
+                    break;
+                }
+            };
             if patterns.matches(&entry.path, matches!(entry.node, Node::Directory)) {
                 matches += 1;
                 let mut object = entry_json(&entry);
@@ -74,6 +86,14 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
         }
     }
     context.output.summary(&format!("{matches} matches"), json!({ "matches": matches }))?;
+    let may_fit = |damaged: &&DamagedSnapshot| {
+        let named = |name: &String| damaged.name.as_ref().is_none_or(|other| other == name);
+        args.name.as_ref().is_none_or(named)
+    };
+    let unread = all.damaged.iter().filter(may_fit).count();
+    if failed + unread > 0 {
+        return Err(anyhow::anyhow!("{} snapshots could not be searched; each is named above", failed + unread));
+    }
     Ok(Exit::Done)
 }
 
@@ -81,7 +101,7 @@ pub fn diff(global: &Global, args: DiffArgs, context: &Context<'_>) -> Result<Ex
     let repository = open(global, context)?;
     context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
-    let (old, new) = (select_one(&all, &args.old)?, select_one(&all, &args.new)?);
+    let (old, new) = (select_one(&all, &args.old, context)?, select_one(&all, &args.new, context)?);
     if old.snapshot.kind == SnapshotKind::Stream || new.snapshot.kind == SnapshotKind::Stream {
         let equal = old.snapshot.content == new.snapshot.content;
         let word = if equal { "equal" } else { "different" };

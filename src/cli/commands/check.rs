@@ -53,14 +53,21 @@ pub fn verify(global: &Global, args: VerifyArgs, context: &Context<'_>) -> Resul
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
     let chosen: Vec<&SnapshotInfo> = if args.all {
-        all.iter().collect()
+        all.found.iter().collect()
     } else {
-        args.snap.iter().map(|text| select_one(&all, text)).collect::<Result<_, _>>()?
+        args.snap.iter().map(|text| select_one(&all, text, context)).collect::<Result<_, _>>()?
     };
     let mut failed = 0;
+    for damaged in all.damaged.iter().filter(|_| args.all) {
+        failed += 1;
+        context.output.object("problem", json!({ "snapshot": damaged.id, "message": damaged.message }))?;
+        context.output.line(&format!("snapshot {} NOT verified: {}", damaged.id.short(), damaged.message))?;
+    }
+    let mut verified = 0;
     for info in &chosen {
         match repository.verify(info, context.monitor) {
             Ok(proof) => {
+                verified += 1;
                 let sentence = format!("snapshot {} verified: {}", info.id.short(), bytes(proof.bytes));
                 context.output.line(&sentence)?;
                 context.output.object("proof", &proof)?;
@@ -74,7 +81,6 @@ pub fn verify(global: &Global, args: VerifyArgs, context: &Context<'_>) -> Resul
             }
         }
     }
-    let verified = chosen.len() - failed;
     let sentence = format!("{verified} snapshots verified, {failed} failed");
     context.output.summary(&sentence, json!({ "verified": verified, "failed": failed }))?;
     if failed > 0 {

@@ -13,9 +13,11 @@ use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::time;
 use crate::format::ObjectId;
 use crate::format::set::Status;
-use crate::repo::SnapshotInfo;
+use crate::orchestrate::select;
 use crate::repo::forget::Removals;
+use crate::repo::records::{DamagedSnapshot, Snapshots};
 use crate::repo::sets::SetInfo;
+use crate::repo::{RepoError, Repository, SnapshotInfo};
 use crate::retention::{self, Candidate, Policy};
 
 pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<Exit> {
@@ -40,17 +42,20 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
     let sets = repository.sets()?;
+    if let Some(damaged) = all.damaged.first() {
+        return give_up(&repository, &all.damaged, damaged, &sets, &args, context);
+    }
     let decided = if args.snap.is_empty() {
-        by_policy(&all, &sets, args.name.as_deref(), &policy)?
+        by_policy(&all.found, &sets, args.name.as_deref(), &policy)?
     } else {
-        by_hand(&all, &sets, &args.snap, args.unsafe_allow_remove_all)?
+        by_hand(&all, &sets, &args.snap, args.unsafe_allow_remove_all, context)?
     };
     let removals = tell(&decided, args.dry_run, context)?;
     if !args.dry_run {
         repository.forget_all(&removals)?;
     }
     let (count, set_count) = (removals.snapshots.len(), removals.sets.len());
-    let kept = all.len() - count;
+    let kept = all.found.len() - count;
     let with_sets = if set_count > 0 { format!(" with {set_count} backup sets") } else { String::new() };
     let sentence = match (count + set_count, args.dry_run) {
         (_, true) => format!("{count} would be forgotten{with_sets}, {kept} kept"),
@@ -61,6 +66,41 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
         &sentence,
         json!({ "forgotten": count, "sets_forgotten": set_count, "kept": kept, "dry_run": args.dry_run }),
     )?;
+    Ok(Exit::Done)
+}
+
+/// While a snapshot cannot be read, nothing is forgotten but what cannot be read, and the sets that need it, each by its
+/// id: no rule can say whether it is the newest.
+fn give_up(
+    repository: &Repository,
+    damaged: &[DamagedSnapshot],
+    first: &DamagedSnapshot,
+    sets: &[SetInfo],
+    args: &ForgetArgs,
+    context: &Context<'_>,
+) -> Result<Exit> {
+    let mut removals = Removals::default();
+    let mut allowed = args.unsafe_allow_remove_all && !args.snap.is_empty();
+    for text in &args.snap {
+        match (select::damaged_by_id(damaged, text), set_of(sets, text)) {
+            (Some(info), None) => removals.snapshots.push((info.id, "given up: it could not be read".to_owned())),
+            (None, Some(info)) if info.snapshots().any(|id| damaged.iter().any(|other| other.id == id)) => {
+                removals.sets.push((info.id, "given up: a snapshot of it could not be read".to_owned()));
+            }
+            _ => allowed = false,
+        }
+    }
+    if !allowed {
+        let why = format!("snapshot {} cannot be read, so no rule can be applied: {}", first.id, first.message);
+        return Err(RepoError::Refused { why }.into());
+    }
+    let count = removals.snapshots.len();
+    if !args.dry_run {
+        repository.forget_all(&removals)?;
+    }
+    let sentence = format!("{count} given up{}", if args.dry_run { " if it were no dry run" } else { "" });
+    let object = json!({ "forgotten": count, "sets_forgotten": removals.sets.len(), "dry_run": args.dry_run });
+    context.output.summary(&sentence, object)?;
     Ok(Exit::Done)
 }
 
@@ -179,21 +219,23 @@ fn set_candidate(info: &SetInfo) -> Candidate {
 
 /// Snapshots and sets named one by one. The newest, and the newest proven one, of a series need more than a name.
 fn by_hand<'s>(
-    all: &'s [SnapshotInfo],
+    snapshots: &'s Snapshots,
     sets: &'s [SetInfo],
     words: &[String],
     allow_all: bool,
+    context: &Context<'_>,
 ) -> Result<Vec<Decided<'s>>> {
+    let all: &[SnapshotInfo] = &snapshots.found;
     let mut decided: Vec<Decided<'s>> = Vec::new();
     for text in words {
-        let info = match select_one(all, text) {
+        let info = match select_one(snapshots, text, context) {
             Err(error) => match set_of(sets, text) {
                 Some(set) => {
                     protect(text, set_candidate(set), sets.iter().map(set_candidate), allow_all)?;
                     add_set(&mut decided, all, sets, set);
                     continue;
                 }
-                None => return Err(error.into()),
+                None => return Err(error),
             },
             Ok(info) => info,
         };
@@ -235,7 +277,7 @@ fn protect(text: &str, one: Candidate, all: impl Iterator<Item = Candidate>, all
         let name = &one.series.0;
         let why =
             format!("{text:?} is the newest, or the {how}, one of {name}: add --unsafe-allow-remove-all to let it go");
-        return Err(crate::repo::RepoError::Refused { why }.into());
+        return Err(RepoError::Refused { why }.into());
     }
     Ok(())
 }

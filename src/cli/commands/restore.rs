@@ -34,7 +34,7 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     let options = RestoreOptions { path, target, include, exclude, overwrite, delete, dry_run, verify, owner_lookup };
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
-    let info = select_one(&all, snap)?;
+    let info = select_one(&all, snap, context)?;
     let report = restore::to_directory(&repository, &info.snapshot, &info.id.short(), &options, context.monitor)?;
     let sentence = format!(
         "{} {}: {} files, {} directories, {} others, {}; {} unchanged, {} kept, {} skipped, {} deleted, {} verified, {} failed",
@@ -72,7 +72,7 @@ fn to_stdout(global: &Global, snap: &str, path: &[u8], context: &Context<'_>) ->
     let repository = open(global, context)?;
     context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
-    let info = select_one(&all, snap)?;
+    let info = select_one(&all, snap, context)?;
     let mut output = BufWriter::with_capacity(256 << 10, std::io::stdout().lock());
     match restore::stream::write(&repository, &info.snapshot, &info.id.short(), path, &mut output, context.monitor) {
         Err(OrchestrateError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Err(OutputClosed.into()),

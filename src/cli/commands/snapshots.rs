@@ -9,17 +9,18 @@ use serde_json::json;
 use crate::cli::args::{Global, SnapshotsArgs};
 use crate::cli::commands::{Context, open, snapshot_json, snapshots, tags};
 use crate::cli::exit::Exit;
-use crate::cli::render::{bytes, time};
+use crate::cli::render::{self, bytes, time};
 use crate::format::codec::escape;
 use crate::orchestrate::select::parse_time;
 use crate::repo::SnapshotInfo;
+use crate::repo::records::{DamagedSnapshot, Snapshots};
 
 pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Result<Exit> {
     let wanted_tags = tags(&args.tag)?;
     let at = args.at.as_deref().map(|text| parse_time(text, &TimeZone::system())).transpose()?;
     let repository = open(global, context)?;
     context.interrupts.only_reading();
-    let mut all = snapshots(&repository, context)?;
+    let Snapshots { found: mut all, damaged, damaged_proofs } = snapshots(&repository, context)?;
     all.retain(|info| {
         args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
             && wanted_tags.iter().all(|(key, value)| info.snapshot.tags.get(key) == Some(value))
@@ -40,7 +41,22 @@ pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Resul
         context.output.object("snapshot", snapshot_json(info))?;
         context.output.line(&line(info))?;
     }
-    context.output.summary(&format!("{} snapshots", all.len()), json!({ "snapshots": all.len() }))?;
+    // Whatever was asked for: it is not known that they do not fit.
+    for DamagedSnapshot { id, name, time, message } in &damaged {
+        let object = json!({ "kind": "snapshot", "id": id, "name": name, "time": time, "message": message });
+        context.output.object("damaged", object)?;
+        let name = name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name.as_bytes()));
+        let made = time.map_or_else(|| "-".to_owned(), render::time);
+        context.output.line(&format!("{:8}  {made:25}  {name:20}  CANNOT BE READ: run `cairn check`", id.short()))?;
+    }
+    for proof in &damaged_proofs {
+        let object = json!({ "kind": "proof", "id": proof.id, "message": proof.message() });
+        context.output.object("damaged", object)?;
+    }
+    let (count, unread) = (all.len(), damaged.len());
+    let more = if unread > 0 { format!(", {unread} CANNOT BE READ") } else { String::new() };
+    let summary = json!({ "snapshots": count, "damaged": unread + damaged_proofs.len() });
+    context.output.summary(&format!("{count} snapshots{more}"), summary)?;
     Ok(Exit::Done)
 }
 

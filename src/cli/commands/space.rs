@@ -81,7 +81,7 @@ pub fn index_stats(global: &Global, context: &Context<'_>) -> Result<Exit> {
 
 pub fn stats(global: &Global, context: &Context<'_>) -> Result<Exit> {
     let repository = open(global, context)?;
-    let all = snapshots(&repository, context)?;
+    let all = snapshots(&repository, context)?.found;
     let stats = repository.index().stats()?;
     let saved: u64 = all.iter().map(|info| info.snapshot.summary.bytes).sum();
     let stored = stats.data_bytes + stats.meta_bytes;

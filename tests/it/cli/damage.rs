@@ -1,0 +1,86 @@
+//! What the program says and does when something in the repository is damaged.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{Place, summary, text};
+
+/// The objects of a folder of the repository, the one written last at the end.
+fn objects(place: &Place, folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![place.path().join("repo").join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort_by_key(|path| path.metadata().unwrap().modified().unwrap());
+    found
+}
+
+fn flip(path: &std::path::Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn lines(place: &Place, args: &[&str], kind: &str) -> Vec<Value> {
+    let stdout = text(&place.run(args).stdout);
+    let values = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    values.filter(|value| value["type"] == kind).collect()
+}
+
+#[test]
+fn one_damaged_snapshot_is_told_and_stops_nothing_that_does_not_need_it() {
+    let place = Place::new();
+    place.store("db", b"one");
+    let tree = super::snapshot_tree(&place);
+    place.ok(&["backup", "--name", "tree", tree.to_str().unwrap()]);
+    place.store("db", b"two");
+    let damaged = objects(&place, "snapshots").pop().unwrap();
+    let id = damaged.file_name().unwrap().to_str().unwrap().to_owned();
+    flip(&damaged, 70);
+
+    let output = place.ok(&["snapshots"]);
+    assert!(text(&output.stderr).contains(&id), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("CANNOT BE READ"), "{}", text(&output.stdout));
+    let found = lines(&place, &["--json", "snapshots"], "damaged");
+    assert!(found.len() == 1 && found[0]["id"] == id && found[0]["name"] == "db", "{found:?}");
+    assert_eq!(summary(&place.ok(&["--json", "snapshots"]))["damaged"], 1);
+
+    // The newest of the name is not the newest that can be read, and that is said.
+    for selection in ["db", "latest", "db@2099-01-01"] {
+        let output = place.ok(&["ls", selection]);
+        assert!(text(&output.stderr).contains("it may be what"), "{selection}: {}", text(&output.stderr));
+    }
+    let output = place.ok(&["cat", "db"]);
+    assert_eq!(text(&output.stdout), "one");
+    let output = place.ok(&["ls", "tree"]);
+    assert!(!text(&output.stderr).contains("it may be what"), "{}", text(&output.stderr));
+    place.fails(&["cat", &id[..8]], 1, &["cannot be read", &id]);
+
+    place.ok(&["restore", "tree", "--target", place.path().join("out").to_str().unwrap()]);
+    place.ok(&["diff", "tree", "tree"]);
+    place.ok(&["stats"]);
+    place.ok(&["verify", "tree"]);
+    place.fails(&["verify", "--all"], 1, &["1 snapshots could not be verified"]);
+    place.fails(&["find", "a.txt"], 1, &["could not be searched"]);
+    assert!(text(&place.run(&["find", "a.txt"]).stdout).contains("a.txt"));
+    let output = place.run(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains(&id), "{}", text(&output.stdout));
+    place.store("db", b"three");
+    assert_eq!(text(&place.ok(&["cat", "db"]).stdout), "three");
+
+    place.fails(&["gc", "--grace", "0s"], 1, &[&id, "forget"]);
+    place.fails(&["forget", "--keep-last", "1"], 1, &["refused", &id]);
+    place.fails(&["forget", "tree", "--unsafe-allow-remove-all"], 1, &["refused", &id]);
+    place.fails(&["forget", &id[..8]], 1, &["refused", &id]);
+    place.ok(&["forget", &id[..8], "--unsafe-allow-remove-all"]);
+    let output = place.ok(&["snapshots"]);
+    assert!(output.stderr.is_empty() || !text(&output.stderr).contains(&id), "{}", text(&output.stderr));
+    place.ok(&["gc", "--grace", "0s"]);
+    place.ok(&["check"]);
+}
