@@ -11,6 +11,7 @@ mod delete;
 pub mod stream;
 
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +80,8 @@ pub struct Report {
     pub verified_files: u64,
     /// Entries that could not be restored or did not compare equal.
     pub failed: u64,
+    /// Entries that belong to whoever restored them instead of their owners, because that was not root.
+    pub owners_left: u64,
 }
 
 #[derive(Default)]
@@ -163,6 +166,11 @@ pub fn to_directory(
     report.bytes = restore.counts.bytes.load(Ordering::SeqCst);
     report.verified_files = restore.counts.verified.load(Ordering::SeqCst);
     report.failed = restore.counts.failed.load(Ordering::SeqCst);
+    report.owners_left = restore.target.as_ref().map_or(0, Target::owners_left);
+    if report.owners_left > 0 {
+        let message = format!("{} entries do not have their owners: only root can give files away", report.owners_left);
+        monitor.notice(Notice { subject: escape(options.target.as_os_str().as_bytes()), message });
+    }
     Ok(report)
 }
 
@@ -340,7 +348,11 @@ impl Restore<'_> {
 
     fn other(&self, entry: Entry, files: &Sender<Job>, report: &mut Report) {
         match entry.node {
-            Node::Socket => return report.skipped += 1,
+            Node::Socket => {
+                report.skipped += 1;
+                let message = "it is a socket, which only the program that listens on it can make: it is not restored";
+                return self.monitor.notice(Notice { subject: escape(&entry.path), message: message.to_owned() });
+            }
             Node::Unread => {
                 report.skipped += 1;
                 let message = "the backup could not read it, so it is not restored".to_owned();

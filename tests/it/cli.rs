@@ -5,19 +5,26 @@ mod errors;
 mod interrupt;
 mod processes;
 mod restore;
+mod roundtrip;
 mod sets;
 mod use_cases;
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use crate::support::machine::{NOBODY, is_root};
+
 /// A place for a repository and a program to use it. The key file costs no key derivation.
 struct Place {
     directory: TempDir,
+    /// Where the program is, and who runs it; `None` for who runs the test.
+    program: PathBuf,
+    user: Option<u32>,
 }
 
 impl Place {
@@ -26,7 +33,7 @@ impl Place {
         std::fs::write(directory.path().join("key"), [5; 32]).unwrap();
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(directory.path().join("key"), private).unwrap();
-        Place { directory }
+        Place { directory, program: assert_cmd::cargo::cargo_bin!("cairn").to_owned(), user: None }
     }
 
     fn new() -> Self {
@@ -35,12 +42,29 @@ impl Place {
         place
     }
 
+    /// From now on the program runs as a user without privileges, to whom all that is here is given. It is copied,
+    /// because the place where it was built may be closed to others.
+    fn become_nobody(&mut self) {
+        if !is_root() {
+            return;
+        }
+        let copy = self.path().join("cairn");
+        std::fs::copy(&self.program, &copy).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let all = format!("{NOBODY}:{NOBODY}");
+        assert!(Command::new("chown").args(["-R", "-h", &all]).arg(self.path()).status().unwrap().success());
+        (self.program, self.user) = (copy, Some(NOBODY));
+    }
+
     fn path(&self) -> &Path {
         self.directory.path()
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cairn"));
+        let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).current_dir("/");
+        }
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("TZ", "UTC");
         command.env("CAIRN_REPO", self.path().join("repo")).env("CAIRN_CACHE_DIR", self.path().join("cache"));
         command.arg("--key-file").arg(self.path().join("key")).stdin(Stdio::null());

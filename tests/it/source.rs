@@ -41,7 +41,7 @@ fn relative<'a>(path: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// A tree in memory: its entries relative to the root, complete, with the files' data.
-fn load(root: &Path) -> Vec<(Entry, Vec<u8>)> {
+pub fn load(root: &Path) -> Vec<(Entry, Vec<u8>)> {
     let options = WalkOptions { roots: vec![root.to_path_buf()], ..WalkOptions::default() };
     let mut loaded = Vec::new();
     for item in Walk::new(options).unwrap() {
@@ -62,7 +62,7 @@ fn load(root: &Path) -> Vec<(Entry, Vec<u8>)> {
 }
 
 /// What must be the same after a restore.
-fn essence(tree: &[(Entry, Vec<u8>)]) -> Vec<(Entry, Vec<u8>)> {
+pub fn essence(tree: &[(Entry, Vec<u8>)]) -> Vec<(Entry, Vec<u8>)> {
     let mut groups: HashMap<(u64, u64), u64> = HashMap::new();
     tree.iter()
         .enumerate()

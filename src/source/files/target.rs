@@ -119,6 +119,7 @@ pub struct Target {
     exclusive: bool,
     prefix: String,
     counter: AtomicU64,
+    owners_left: AtomicU64,
 }
 
 impl Target {
@@ -152,6 +153,7 @@ impl Target {
             exclusive,
             prefix: format!("{TEMPORARY}{run:016x}"),
             counter: AtomicU64::new(0),
+            owners_left: AtomicU64::new(0),
         })
     }
 
@@ -375,6 +377,11 @@ impl Target {
 
     fn temporary(&self) -> String {
         format!("{}{:016x}", self.prefix, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many entries did not get the owner they should have, because owners are not restored here.
+    pub fn owners_left(&self) -> u64 {
+        self.owners_left.load(Ordering::Relaxed)
     }
 
     fn restores_owner(&self) -> bool {

@@ -33,6 +33,16 @@ pub fn is_root_or_skip(what: &str) -> bool {
     is_root()
 }
 
+/// Whether a program is there and runs; a skip is told if not.
+pub fn has_program_or_skip(program: &str) -> bool {
+    let tried = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let runs = tried.is_ok_and(|output| output.status.success());
+    if !runs {
+        skip(&format!("{program} is missing"));
+    }
+    runs
+}
+
 /// An empty directory whose path has no symbolic links.
 pub fn scratch() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();

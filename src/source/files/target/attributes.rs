@@ -6,6 +6,7 @@
 //! change moves the times, so they are last. What is right already is left alone: most files need two calls.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmod, chownat, fchmod, fchown, futimens,
@@ -38,7 +39,9 @@ impl Target {
         };
         let (wanted, mut owner) = (self.owners.of(&entry.owner), (now.st_uid, now.st_gid));
         let mut settled = true;
-        if owner != wanted && self.restores_owner() {
+        if owner != wanted && !self.restores_owner() {
+            self.owners_left.fetch_add(1, Ordering::Relaxed);
+        } else if owner != wanted {
             match change_owner(place, wanted.0, wanted.1) {
                 Ok(()) => (owner, settled) = (wanted, false),
                 Err(error) => complain(format!("give it to user {} and group {}", wanted.0, wanted.1), error),
