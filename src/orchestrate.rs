@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod error;
+pub mod locate;
 pub mod platform;
 pub mod restore;
 pub mod select;

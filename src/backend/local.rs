@@ -18,6 +18,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use crate::backend::{Backend, BackendError, ByteRange, Stat};
+use crate::format::codec::{escape, escape_path};
 use crate::format::{Kind, ObjectId};
 
 const CONFIG: &str = "config";
@@ -89,7 +91,7 @@ impl Local {
         let root = std::path::absolute(path).map_err(|source| BackendError::Io {
             action: "open",
             what: "the repository".to_owned(),
-            location: path.display().to_string(),
+            location: escape_path(path),
             source,
         })?;
         Ok(Local { root, changed: Mutex::default(), syncing: Mutex::default() })
@@ -330,7 +332,7 @@ impl Backend for Local {
         for directory in &directories {
             if let Err(source) = sync_directory(directory) {
                 // Nothing is known to be durable: the next sync must try all of them again.
-                let what = directory.display().to_string();
+                let what = escape_path(directory);
                 lock(&self.changed).extend(directories);
                 return Err(self.failure("flush", what, source));
             }
@@ -344,7 +346,7 @@ impl Backend for Local {
     }
 
     fn location(&self) -> String {
-        self.root.display().to_string()
+        escape_path(&self.root)
     }
 }
 
@@ -390,7 +392,7 @@ fn is_lower_hex(text: &str, len: usize) -> bool {
 fn contents(path: &Path) -> io::Result<Option<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(path)? {
-        names.insert(entry?.file_name().to_string_lossy().into_owned());
+        names.insert(escape(entry?.file_name().as_bytes()));
     }
     names.remove(LOST_AND_FOUND);
     let shown: Vec<&str> = names.iter().take(3).map(String::as_str).collect();

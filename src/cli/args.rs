@@ -31,7 +31,7 @@ pub struct Global {
     pub password_file: Option<PathBuf>,
     /// A program whose output's first line is the password; split at spaces, no shell
     #[arg(long, global = true, value_name = "COMMAND", group = "credential")]
-    pub password_command: Option<String>,
+    pub password_command: Option<OsString>,
     /// A file of 32 random bytes that opens the repository instead of a password
     #[arg(long, global = true, value_name = "FILE", group = "credential")]
     pub key_file: Option<PathBuf>,
@@ -109,7 +109,7 @@ pub struct BackupArgs {
     pub parent: Option<String>,
     /// Leave out what matches: with a leading / the whole path, else its end; may be given more than once
     #[arg(long, value_name = "GLOB")]
-    pub exclude: Vec<String>,
+    pub exclude: Vec<OsString>,
     /// Stay on the file systems of the paths: what is mounted below them is left out, with an empty directory in its place
     #[arg(long)]
     pub one_file_system: bool,
@@ -150,14 +150,14 @@ pub struct SnapshotsArgs {
 pub struct LsArgs {
     /// The snapshot
     pub snap: String,
-    /// Only this path and what is below it
+    /// Only this path and what is below it; as it is, or as `ls` prints it
     pub path: Option<OsString>,
 }
 
 #[derive(Args, Debug)]
 pub struct FindArgs {
     /// With a leading / the whole path, else its end
-    pub glob: String,
+    pub glob: OsString,
     /// Only in snapshots of this name
     #[arg(long)]
     pub name: Option<String>,
@@ -175,7 +175,7 @@ pub struct DiffArgs {
 pub struct CatArgs {
     /// The snapshot
     pub snap: String,
-    /// The file; not for streams
+    /// The file, as it is, or as `ls` prints it; not for streams
     pub path: Option<OsString>,
 }
 
@@ -191,9 +191,9 @@ pub enum OverwriteArg {
 
 #[derive(Args, Debug)]
 pub struct RestoreArgs {
-    /// The snapshot, with :/PATH for a part of it
+    /// The snapshot, with :/PATH for a part of it (as it is, or as `ls` prints it)
     #[arg(value_name = "SNAP[:PATH]")]
-    pub snap: String,
+    pub snap: OsString,
     /// The directory that gets it
     #[arg(long, value_name = "DIR", required_unless_present = "stdout", conflicts_with = "stdout")]
     pub target: Option<PathBuf>,
@@ -202,10 +202,10 @@ pub struct RestoreArgs {
     pub stdout: bool,
     /// Only what matches; may be given more than once
     #[arg(long, value_name = "GLOB")]
-    pub include: Vec<String>,
+    pub include: Vec<OsString>,
     /// Not what matches; may be given more than once
     #[arg(long, value_name = "GLOB")]
-    pub exclude: Vec<String>,
+    pub exclude: Vec<OsString>,
     /// What happens to what is there; `changed` makes an interrupted restore go on
     #[arg(long, value_enum, default_value = "never")]
     pub overwrite: OverwriteArg,

@@ -155,17 +155,11 @@ fn tags(words: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(tags)
 }
 
-/// A path given by the operator, as a tree has it: without slashes at its ends.
+/// A path given by the operator, as a tree has it: without a slash at its ends, two in a row, or `.` between them.
 fn tree_path(path: &std::ffi::OsStr) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt;
-    let mut bytes = path.as_bytes();
-    while let Some(rest) = bytes.strip_prefix(b"/") {
-        bytes = rest;
-    }
-    while let Some(rest) = bytes.strip_suffix(b"/") {
-        bytes = rest;
-    }
-    bytes.to_vec()
+    let components = path.as_bytes().split(|byte| *byte == b'/');
+    components.filter(|name| !matches!(*name, b"" | b".")).collect::<Vec<_>>().join(&b'/')
 }
 
 /// A snapshot for programs.

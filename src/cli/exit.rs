@@ -49,8 +49,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<Usage>() || cause.is::<RetentionError>() {
         return Some(Exit::Usage);
     }
-    if let Some(OrchestrateError::Repo(error)) = cause.downcast_ref() {
-        return of_cause(error);
+    match cause.downcast_ref() {
+        Some(OrchestrateError::Repo(error)) => return of_cause(error),
+        Some(OrchestrateError::AmbiguousPath { .. }) => return Some(Exit::Usage),
+        _ => {}
     }
     if let Some(error) = cause.downcast_ref::<RepoError>() {
         return match error {

@@ -2,9 +2,11 @@
 //!
 //! Secrets come from files, programs, the environment or the terminal, never from arguments, and are wiped after use.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +19,7 @@ use crate::cli::args::{Global, NewKeyArgs};
 use crate::cli::commands::Context as CommandContext;
 use crate::cli::exit::Usage;
 use crate::cli::render::Output;
+use crate::format::codec::{escape, escape_path};
 use crate::format::key::Credential;
 use crate::progress::Monitor;
 use crate::repo::RepoError;
@@ -35,7 +38,8 @@ pub fn repository(global: &Global) -> Result<&Path> {
 pub fn cache(global: &Global) -> Option<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // systemd gives several directories separated by colons; the first is ours.
-    let systemd = std::env::var("CACHE_DIRECTORY").ok().and_then(|all| all.split(':').next().map(PathBuf::from));
+    let first = |all: PathBuf| all.as_os_str().as_bytes().split(|byte| *byte == b':').next().map(path_of);
+    let systemd = from("CACHE_DIRECTORY").and_then(first);
     let absolute = |path: &PathBuf| path.is_absolute();
     global
         .cache_dir
@@ -43,6 +47,10 @@ pub fn cache(global: &Global) -> Option<PathBuf> {
         .or(systemd.filter(absolute))
         .or_else(|| from("XDG_CACHE_HOME").filter(absolute).map(|path| path.join("cairn")))
         .or_else(|| from("HOME").filter(absolute).map(|path| path.join(".cache/cairn")))
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 /// What opens the repository.
@@ -57,7 +65,6 @@ pub fn credential(global: &Global, context: &CommandContext<'_>, confirm: bool) 
         return password_command(command, context.monitor);
     }
     if let Some(value) = std::env::var_os("CAIRN_PASSWORD") {
-        use std::os::unix::ffi::OsStringExt;
         return password(Zeroizing::new(value.into_vec()), "CAIRN_PASSWORD");
     }
     ask("Password: ", confirm, context.monitor)
@@ -93,13 +100,13 @@ fn password(mut bytes: Zeroizing<Vec<u8>>, source: &str) -> Result<Credential> {
 
 fn password_file(path: &Path, output: &Output) -> Result<Credential> {
     let bytes = secret_file(path, output, MAX_PASSWORD as u64)?;
-    password(bytes, &path.display().to_string())
+    password(bytes, &escape_path(path))
 }
 
 fn key_file(path: &Path, output: &Output) -> Result<Credential> {
     let bytes = secret_file(path, output, 33)?;
     let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
-        Usage(format!("{} is no key file: it must have exactly 32 bytes, it has {}", path.display(), bytes.len()))
+        Usage(format!("{} is no key file: it must have exactly 32 bytes, it has {}", escape_path(path), bytes.len()))
     })?;
     Ok(Credential::KeyFile(Zeroizing::new(key)))
 }
@@ -109,13 +116,13 @@ fn secret_file(path: &Path, output: &Output, limit: u64) -> Result<Zeroizing<Vec
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_file() && metadata.mode() & 0o077 != 0 {
-            output.note(&format!("{} can be read by others: chmod 600 it", path.display()));
+            output.note(&format!("{} can be read by others: chmod 600 it", escape_path(path)));
         }
         let mut bytes = Zeroizing::new(Vec::with_capacity(limit as usize));
         file.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    open().with_context(|| format!("cannot read {}", path.display()))
+    open().with_context(|| format!("cannot read {}", escape_path(path)))
 }
 
 fn make_key_file(path: &Path) -> Result<()> {
@@ -125,16 +132,17 @@ fn make_key_file(path: &Path) -> Result<()> {
         file.write_all(&key)?;
         file.sync_all()
     };
-    let made = make().with_context(|| format!("cannot make {}", path.display()));
+    let made = make().with_context(|| format!("cannot make {}", escape_path(path)));
     key.zeroize();
     made
 }
 
 /// Runs a program for the password. It stays in our process group, since it may have to ask on the terminal.
-fn password_command(command: &str, monitor: &dyn Monitor) -> Result<Credential> {
-    let mut words = command.split_whitespace();
+fn password_command(command: &OsStr, monitor: &dyn Monitor) -> Result<Credential> {
+    let words = command.as_bytes().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut words = words.map(OsStr::from_bytes);
     let program = words.next().ok_or_else(|| Usage("--password-command is empty".to_owned()))?;
-    let failed = || format!("--password-command {program} failed");
+    let failed = || format!("--password-command {} failed", escape(program.as_bytes()));
     let mut child =
         Command::new(program).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(failed)?;
     let said = hear(&mut child, monitor);

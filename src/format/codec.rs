@@ -3,6 +3,9 @@
 //! Invariant: [`Cursor`] never hands out more than it was given, and a length is compared with a limit before
 //! anything is reserved for it.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use crate::format::FormatError;
 
 /// Appends an unsigned LEB128 integer (1 to 10 bytes).
@@ -128,6 +131,11 @@ pub fn escape(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A path as text that keeps every byte, as [`escape`] does.
+pub fn escape_path(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
 }
 
 /// The bytes that [`escape`] made this text from.

@@ -34,6 +34,17 @@ pub enum OrchestrateError {
         /// The path asked for.
         path: String,
     },
+    /// The path typed is one entry's name, and what `ls` prints for another.
+    #[error(
+        "the path {typed} is ambiguous: for the entry with just these characters write {escaped}; for the one that \
+         `cairn ls` prints so, write its bytes without %"
+    )]
+    AmbiguousPath {
+        /// The path as it was typed.
+        typed: String,
+        /// The same, as `ls` prints it.
+        escaped: String,
+    },
     /// What was asked for does not fit the snapshot.
     #[error("{0}")]
     Unfit(String),

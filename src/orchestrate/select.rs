@@ -56,8 +56,8 @@ pub enum SelectError {
 }
 
 /// Splits `SNAP:PATH`. Times contain colons, so the path begins at the first `:/`, or is absent.
-pub fn split_path(text: &str) -> (&str, Option<&str>) {
-    match text.find(":/") {
+pub fn split_path(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match text.windows(2).position(|pair| pair == b":/") {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
     }

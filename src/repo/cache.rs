@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::format::RepositoryId;
+use crate::format::codec::escape_path;
 use crate::repo::error::RepoError;
 use crate::repo::similar::SimilarTable;
 
@@ -25,7 +26,7 @@ impl CacheDir {
     /// Makes the repository's folder below `base`, or a temporary one without a base.
     pub fn open(base: Option<&Path>, repository: RepositoryId) -> Result<Self, RepoError> {
         let failed = |path: &Path| {
-            let path = path.display().to_string();
+            let path = escape_path(path);
             move |source| RepoError::Cache { path, source }
         };
         let Some(base) = base else {
@@ -62,7 +63,7 @@ impl CacheDir {
     /// Keeps the table of similar chunks. It is written beside and renamed, so nobody reads half of it.
     pub fn store_similar(&self, table: &SimilarTable) -> Result<(), RepoError> {
         let path = self.similar();
-        let failed = |source| RepoError::Cache { path: path.display().to_string(), source };
+        let failed = |source| RepoError::Cache { path: escape_path(&path), source };
         let mut file = tempfile::NamedTempFile::new_in(self.path()).map_err(failed)?;
         file.write_all(&table.encode()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
@@ -80,7 +81,7 @@ impl CacheDir {
             path.push(suffix);
             match remove_file(&path) {
                 Err(source) if source.kind() != ErrorKind::NotFound => {
-                    return Err(RepoError::Cache { path: Path::new(&path).display().to_string(), source });
+                    return Err(RepoError::Cache { path: escape_path(Path::new(&path)), source });
                 }
                 _ => {}
             }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::format::codec::{Cursor, put_varint};
+use crate::format::codec::{Cursor, escape_path, put_varint};
 use crate::format::crypto::HEADER_LEN;
 use crate::format::frame::{MAX_FRAME_CHUNKS, MAX_FRAME_RAW};
 use crate::format::pack::{ChunkEntry, FrameEntry};
@@ -147,7 +147,7 @@ impl Index {
     }
 
     fn open_file(path: &Path) -> Result<Self, RepoError> {
-        let text = path.display().to_string();
+        let text = escape_path(path);
         let failed = |source| RepoError::Index { path: text.clone(), source };
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(std::time::Duration::from_secs(60)).map_err(failed)?;

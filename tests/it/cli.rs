@@ -1,5 +1,6 @@
 //! The program as its users meet it.
 
+mod bytes;
 mod damage;
 mod errors;
 mod interrupt;

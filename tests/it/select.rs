@@ -89,7 +89,10 @@ fn a_date_is_the_end_of_its_day_in_the_zone() {
 
 #[test]
 fn a_path_begins_at_the_first_colon_and_slash() {
-    assert_eq!(split_path("db"), ("db", None));
-    assert_eq!(split_path("etc:/etc/ssh"), ("etc", Some("/etc/ssh")));
-    assert_eq!(split_path("etc@2026-05-30T10:00:00Z:/a:/b"), ("etc@2026-05-30T10:00:00Z", Some("/a:/b")));
+    assert_eq!(split_path(b"db"), (b"db".as_slice(), None));
+    assert_eq!(split_path(b"etc:/etc/ssh"), (b"etc".as_slice(), Some(b"/etc/ssh".as_slice())));
+    assert_eq!(
+        split_path(b"etc@2026-05-30T10:00:00Z:/a:/b"),
+        (b"etc@2026-05-30T10:00:00Z".as_slice(), Some(b"/a:/b".as_slice()))
+    );
 }

@@ -1,6 +1,7 @@
 //! `cairn backup`.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::Result;
@@ -28,7 +29,8 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     let name = args.name.clone().unwrap_or_else(|| default_name(&args));
     crate::format::name::validate(&name).map_err(|error| Usage(format!("--name: {error}")))?;
     let tags = tags(&args.tag)?;
-    let exclude = Patterns::new(&args.exclude).map_err(|error| Usage(format!("--exclude: {error}")))?;
+    let exclude = Patterns::new(args.exclude.iter().map(|glob| glob.as_bytes()))
+        .map_err(|error| Usage(format!("--exclude: {error}")))?;
     let repository = open(global, context)?;
     let parent = match args.parent.as_deref() {
         None => Parent::Newest,

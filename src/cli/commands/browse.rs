@@ -1,6 +1,7 @@
 //! `cairn ls`, `find` and `diff`: looking into trees without reading data packs.
 
 use std::cmp::Ordering;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use crate::format::codec::escape;
 use crate::format::record::SnapshotKind;
 use crate::format::tree::{Entry, Node, compare_paths};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::locate::locate;
 use crate::progress::Notice;
 use crate::repo::reader::TreeReader;
 use crate::repo::records::DamagedSnapshot;
@@ -33,6 +35,7 @@ pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> 
         return Ok(Exit::Done);
     }
     let path = args.path.as_deref().map(tree_path).unwrap_or_default();
+    let path = locate(&repository, &info.snapshot, &path)?;
     let mut tree = repository.tree(&info.snapshot.content)?;
     tree.seek(&path)?;
     let mut entries = 0u64;
@@ -54,7 +57,7 @@ pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> 
 }
 
 pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Exit> {
-    let patterns = Patterns::new([&args.glob]).map_err(|error| Usage(error.to_string()))?;
+    let patterns = Patterns::new([args.glob.as_bytes()]).map_err(|error| Usage(error.to_string()))?;
     let repository = open(global, context)?;
     context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;

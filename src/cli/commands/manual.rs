@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use crate::cli::args::{Cli, CompletionsArgs, ManArgs};
 use crate::cli::exit::Exit;
+use crate::format::codec::escape_path;
 
 pub fn completions(args: CompletionsArgs) -> Result<Exit> {
     let mut script = Vec::new();
@@ -20,9 +21,9 @@ pub fn man(args: ManArgs) -> Result<Exit> {
     command.build();
     match args.directory {
         Some(directory) => {
-            std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", escape_path(&directory)))?;
             clap_mangen::generate_to(command, &directory)
-                .with_context(|| format!("cannot write manual pages to {}", directory.display()))?;
+                .with_context(|| format!("cannot write manual pages to {}", escape_path(&directory)))?;
         }
         None => {
             let mut page = Vec::new();

@@ -1,6 +1,8 @@
 //! `cairn restore` and `cat`.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufWriter, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use serde_json::json;
@@ -9,16 +11,21 @@ use crate::cli::args::{CatArgs, Global, OverwriteArg, RestoreArgs};
 use crate::cli::commands::{Context, open, select_one, snapshots, tree_path};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{OutputClosed, bytes};
+use crate::format::codec::escape;
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::locate::locate;
 use crate::orchestrate::restore::{self, RestoreOptions};
-use crate::orchestrate::select::split_path;
+use crate::orchestrate::select::{SelectError, split_path};
 use crate::source::files::{Overwrite, OwnerLookup, Patterns};
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
-    let (snap, path) = split_path(&args.snap);
-    let path = path.map(|path| tree_path(path.as_ref())).unwrap_or_default();
-    let pattern =
-        |option: &str, globs: &[String]| Patterns::new(globs).map_err(|error| Usage(format!("{option}: {error}")));
+    let (snap, path) = split_path(args.snap.as_bytes());
+    let snap = str::from_utf8(snap).map_err(|_| SelectError::None { text: escape(snap) })?;
+    let path = path.map(|path| tree_path(OsStr::from_bytes(path))).unwrap_or_default();
+    let pattern = |option: &str, globs: &[OsString]| {
+        let globs = globs.iter().map(|glob| glob.as_bytes());
+        Patterns::new(globs).map_err(|error| Usage(format!("{option}: {error}")))
+    };
     let include = pattern("--include", &args.include)?;
     let exclude = pattern("--exclude", &args.exclude)?;
     let Some(target) = args.target else {
@@ -31,10 +38,11 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     };
     let (delete, dry_run, verify) = (args.delete, args.dry_run, args.verify);
     let owner_lookup = if args.numeric_owner { OwnerLookup::Number } else { OwnerLookup::Name };
-    let options = RestoreOptions { path, target, include, exclude, overwrite, delete, dry_run, verify, owner_lookup };
     let repository = open(global, context)?;
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, snap, context)?;
+    let path = locate(&repository, &info.snapshot, &path)?;
+    let options = RestoreOptions { path, target, include, exclude, overwrite, delete, dry_run, verify, owner_lookup };
     let report = restore::to_directory(&repository, &info.snapshot, &info.id.short(), &options, context.monitor)?;
     let sentence = format!(
         "{} {}: {} files, {} directories, {} others, {}; {} unchanged, {} kept, {} skipped, {} deleted, {} verified, {} failed",
@@ -73,6 +81,7 @@ fn to_stdout(global: &Global, snap: &str, path: &[u8], context: &Context<'_>) ->
     context.interrupts.only_reading();
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, snap, context)?;
+    let path = &locate(&repository, &info.snapshot, path)?;
     let mut output = BufWriter::with_capacity(256 << 10, std::io::stdout().lock());
     match restore::stream::write(&repository, &info.snapshot, &info.id.short(), path, &mut output, context.monitor) {
         Err(OrchestrateError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Err(OutputClosed.into()),

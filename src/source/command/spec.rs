@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use uzers::os::unix::UserExt;
 
+use crate::format::codec::escape;
 use crate::source::SourceError;
 use crate::source::command::{CommandStream, told};
 use crate::source::wait::or_stopped;
@@ -127,7 +129,7 @@ impl CommandSpec {
 
     /// The program's name, for people.
     pub fn program(&self) -> String {
-        self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        self.argv.first().map(|name| escape(name.as_bytes())).unwrap_or_default()
     }
 
     pub(super) fn command(&self) -> Result<Command, SourceError> {

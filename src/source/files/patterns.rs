@@ -13,34 +13,70 @@
 //! | `{a,b}` | either |
 //! | `\x` | `x` itself |
 //!
-//! Names are bytes: a character beyond ASCII is several of them, and a name that is not UTF-8 is matched with `?` or
-//! `*`. Capital letters are not small ones. A directory that is excluded takes everything in it along.
+//! Names are bytes, and so are patterns: a character beyond ASCII is several bytes, and a byte that is not UTF-8 stands
+//! for itself. Capital letters are not small ones. A directory that is excluded takes everything in it along.
 
-use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use regex::bytes::{RegexSet, RegexSetBuilder};
 
 use crate::format::codec::escape;
 use crate::source::SourceError;
 
+/// The character that stands for the byte 0 of a pattern while globset, which takes text, reads it; the others follow.
+/// It is the end of the last private-use plane.
+const STAND_IN: u32 = 0x10_FF00;
+
 /// A set of patterns; an empty set matches nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Patterns {
-    any: GlobSet,
-    directories: GlobSet,
+    any: Set,
+    directories: Set,
     globs: Vec<Vec<u8>>,
 }
 
+/// Patterns that are text, and those that are not.
+#[derive(Clone, Debug, Default)]
+struct Set {
+    text: GlobSet,
+    bytes: RegexSet,
+}
+
+struct SetBuilder {
+    text: GlobSetBuilder,
+    bytes: Vec<String>,
+}
+
+impl Set {
+    fn matches(&self, path: &Candidate<'_>, bytes: &[u8]) -> bool {
+        self.text.is_match_candidate(path) || (!self.bytes.is_empty() && self.bytes.is_match(bytes))
+    }
+}
+
+impl SetBuilder {
+    fn new() -> Self {
+        SetBuilder { text: GlobSetBuilder::new(), bytes: Vec::new() }
+    }
+
+    fn build(self) -> Result<Set, SourceError> {
+        let unbuilt = |pattern: String, why: String| SourceError::Pattern { pattern, why };
+        let text =
+            self.text.build().map_err(|e| unbuilt(e.glob().unwrap_or_default().to_owned(), e.kind().to_string()))?;
+        let bytes = RegexSetBuilder::new(&self.bytes).unicode(false).dot_matches_new_line(true).build();
+        Ok(Set { text, bytes: bytes.map_err(|e| unbuilt(self.bytes.join(", "), e.to_string()))? })
+    }
+}
+
 impl Patterns {
-    /// Compiles patterns. Each must be UTF-8 and not empty.
+    /// Compiles patterns, none of which may be empty.
     pub fn new<P: AsRef<[u8]>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, SourceError> {
-        let (mut any, mut directories, mut globs) = (GlobSetBuilder::new(), GlobSetBuilder::new(), Vec::new());
+        let (mut any, mut directories, mut globs) = (SetBuilder::new(), SetBuilder::new(), Vec::new());
         for pattern in patterns {
             let pattern = pattern.as_ref();
             let invalid = |why: &str| SourceError::Pattern { pattern: escape(pattern), why: why.to_owned() };
-            let text = str::from_utf8(pattern)
-                .map_err(|_| invalid("it is not UTF-8: put `?` in place of each byte that is not"))?;
+            let text = as_text(pattern).ok_or_else(|| invalid("it mixes private-use characters with other bytes"))?;
             let (body, set) = match text.strip_suffix('/') {
                 Some(body) => (body, &mut directories),
-                None => (text, &mut any),
+                None => (text.as_str(), &mut any),
             };
             let glob = match body.strip_prefix('/') {
                 Some(absolute) => absolute.to_owned(),
@@ -52,16 +88,13 @@ impl Patterns {
                 .backslash_escape(true)
                 .build()
                 .map_err(|e| invalid(&e.kind().to_string()))?;
-            set.add(glob);
+            match str::from_utf8(pattern) {
+                Ok(_) => drop(set.text.add(glob)),
+                Err(_) => set.bytes.push(byte_expression(&glob)),
+            }
             globs.push(pattern.to_vec());
         }
-        let built = |set: GlobSetBuilder| {
-            set.build().map_err(|e| SourceError::Pattern {
-                pattern: e.glob().unwrap_or_default().to_owned(),
-                why: e.kind().to_string(),
-            })
-        };
-        Ok(Patterns { any: built(any)?, directories: built(directories)?, globs })
+        Ok(Patterns { any: any.build()?, directories: directories.build()?, globs })
     }
 
     /// True when there is no pattern.
@@ -80,7 +113,7 @@ impl Patterns {
             return false;
         }
         let candidate = Candidate::from_bytes(path);
-        self.any.is_match_candidate(&candidate) || (is_directory && self.directories.is_match_candidate(&candidate))
+        self.any.matches(&candidate, path) || (is_directory && self.directories.matches(&candidate, path))
     }
 
     /// Whether a pattern matches this path or a directory above it.
@@ -89,4 +122,32 @@ impl Patterns {
         !self.is_empty()
             && (above.into_iter().any(|directory| self.matches(directory, true)) || self.matches(path, is_directory))
     }
+}
+
+/// A pattern as text, each byte that is not UTF-8 as its stand-in; none if a stand-in is in it already.
+fn as_text(pattern: &[u8]) -> Option<String> {
+    let mut text = String::with_capacity(pattern.len());
+    let mut mixed = [false; 2];
+    for part in pattern.utf8_chunks() {
+        mixed[0] |= part.valid().chars().any(|c| u32::from(c) >= STAND_IN);
+        mixed[1] |= !part.invalid().is_empty();
+        text.push_str(part.valid());
+        text.extend(part.invalid().iter().filter_map(|byte| stand_in(*byte)));
+    }
+    (mixed != [true; 2]).then_some(text)
+}
+
+fn stand_in(byte: u8) -> Option<char> {
+    char::from_u32(STAND_IN + u32::from(byte))
+}
+
+/// The glob's expression with the bytes themselves in place of their stand-ins, which globset writes as escapes.
+fn byte_expression(glob: &Glob) -> String {
+    let mut expression = glob.regex().to_owned();
+    for byte in 0x80..=0xff {
+        let Some(c) = stand_in(byte) else { continue };
+        let escapes: String = c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+        expression = expression.replace(&escapes, &format!("\\x{byte:02x}"));
+    }
+    expression
 }

@@ -63,8 +63,35 @@ fn names_that_are_not_utf8_are_matched_byte_by_byte() {
 
 #[test]
 fn bad_patterns_are_refused_with_a_reason() {
-    for (bad, reason) in [(&b"[a"[..], "class"), (b"a\xff", "UTF-8"), (b"", "empty"), (b"{a", "alternate")] {
+    for (bad, reason) in
+        [(&b"[a"[..], "class"), (b"\xf4\x8f\xbf\xbf\xff", "private-use"), (b"", "empty"), (b"{a", "alternate")]
+    {
         let error = Patterns::new([bad]).unwrap_err().to_string();
         assert!(error.contains("invalid pattern") && error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn a_byte_that_is_not_utf_8_stands_for_itself() {
+    let cases: &[(&[u8], &[u8], bool)] = &[
+        (b"\xff", b"x/\xff", true),
+        (b"\xff", b"x/\xfe", false),
+        (b"*\xff.txt", b"a/b\xff.txt", true),
+        (b"/d\xff/**", b"d\xff/e/f", true),
+        (b"/d\xff/**", b"d\xfe/e/f", false),
+        (b"[\xf0-\xff]x", b"\xfax", true),
+        (b"[\xf0-\xff]x", b"\xe0x", false),
+        (b"{a,\xff}", b"\xff", true),
+        (b"\xc3\xa4\xff", b"\xc3\xa4\xff", true),
+        ("ä".as_bytes(), b"\xc3\xa4", true),
+        (b"\xff\n?", b"\xff\n\n", true),
+        (b"\xff.*", b"\xffx", false),
+    ];
+    for (pattern, path, expected) in cases {
+        let found = Patterns::new([pattern]).unwrap().matches(path, false);
+        assert_eq!(found, *expected, "{} on {}", pattern.escape_ascii(), path.escape_ascii());
+    }
+    let directories = Patterns::new([b"\xff/"]).unwrap();
+    assert!(directories.matches(b"a/\xff", true) && !directories.matches(b"a/\xff", false));
+    assert!(Patterns::new([b"\xff[".as_slice()]).is_err());
 }
