@@ -3,11 +3,13 @@
 mod bytes;
 mod damage;
 mod errors;
+mod full;
 mod interrupt;
 mod processes;
 mod restore;
 mod roundtrip;
 mod sets;
+mod unread;
 mod use_cases;
 
 use std::io::Write;

@@ -94,6 +94,13 @@ pub fn rows(seed: u64, count: usize) -> Vec<u8> {
     out
 }
 
+/// Bytes that look random and are always the same.
+pub fn noise(seed: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
 /// The next day's version: some rows changed in place, some new at the end.
 pub fn next_day(before: &[u8], seed: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(before.len() + 4096);

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::reader;
 use crate::support::machine::skip;
+use crate::support::noise;
 
 /// A repository with its password, beside what is stored in it.
 struct Store {
@@ -93,13 +94,6 @@ impl Store {
         packs.sort();
         packs
     }
-}
-
-/// Bytes that look random and are always the same.
-fn noise(seed: &str, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// A dump of a table. In each version the same few rows are others, so deltas pile up on each other; and it ends with
