@@ -3,12 +3,17 @@
 //! * [`files`]: file trees of this machine, walked in the order of the tree format and written back beneath a target.
 //! * [`command`]: the standard output of a program.
 //! * [`wait`]: standard input, and waiting for input that can be interrupted.
+//! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
+//! * [`secret`]: where drivers find passwords. [`attend`]: calls that block, and can be given up.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
 
+pub mod attend;
 pub mod command;
+pub mod elasticsearch;
 pub mod error;
 pub mod files;
+pub mod secret;
 pub mod wait;
 
 pub use error::{SourceError, TargetError};

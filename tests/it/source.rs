@@ -1,9 +1,11 @@
 //! Sources and targets, with real files and real programs.
 
 mod command;
+mod elasticsearch;
 mod patterns;
 mod reader;
 mod roundtrip;
+mod secret;
 mod target;
 mod walk;
 

@@ -3,3 +3,6 @@
 
 #![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod elasticsearch;
+mod servers;
