@@ -8,6 +8,7 @@ pub mod exit;
 pub mod interrupts;
 pub mod progress;
 pub mod render;
+pub mod report;
 pub mod settings;
 
 use std::process::ExitCode;

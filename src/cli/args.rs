@@ -1,9 +1,13 @@
 //! What may be written on the command line. First stage: words to fields; [`crate::cli::settings`] makes sense of them.
 
+pub mod platform;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::cli::args::platform::PlatformCommand;
 
 /// Content-addressed, deduplicating, encrypted backups.
 #[derive(Parser, Debug)]
@@ -83,6 +87,9 @@ pub enum Command {
     Index(IndexCommand),
     /// Say how large everything is
     Stats,
+    /// Back up a whole platform as one recovery point
+    #[command(subcommand)]
+    Platform(PlatformCommand),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command into a directory

@@ -6,6 +6,7 @@ mod check;
 mod forget;
 mod key;
 mod manual;
+mod platform;
 mod restore;
 mod snapshots;
 mod space;
@@ -27,6 +28,7 @@ use crate::cli::settings;
 use crate::orchestrate::select::{self, SelectError};
 use crate::progress::{Monitor, Notice};
 use crate::repo::records::{DamagedSnapshot, Snapshots};
+use crate::repo::sets::SetInfo;
 use crate::repo::{InitOptions, OpenOptions, Repository, SnapshotInfo};
 
 /// What every command is given.
@@ -59,6 +61,7 @@ pub fn run(cli: Cli, context: &Context<'_>) -> Result<Exit> {
         Command::Index(IndexCommand::Rebuild) => space::rebuild(&global, context),
         Command::Index(IndexCommand::Stats) => space::index_stats(&global, context),
         Command::Stats => space::stats(&global, context),
+        Command::Platform(command) => platform::run(&global, command, context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
     }
@@ -143,6 +146,13 @@ fn select_one<'s>(all: &'s Snapshots, text: &str, context: &Context<'_>) -> Resu
         context.monitor.notice(Notice { subject, message });
     }
     Ok(selected?)
+}
+
+/// The set with this id prefix, if there is just one.
+fn select_set<'s>(sets: &'s [SetInfo], text: &str) -> Option<&'s SetInfo> {
+    let prefix = text.to_ascii_lowercase();
+    let mut found = sets.iter().filter(|info| prefix.len() >= 4 && info.id.to_string().starts_with(&prefix));
+    found.next().filter(|_| found.next().is_none())
 }
 
 fn tags(words: &[String]) -> Result<BTreeMap<String, String>> {

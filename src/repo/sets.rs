@@ -11,6 +11,7 @@ use crate::format::set::BackupSet;
 use crate::format::{Kind, ObjectId};
 use crate::repo::Repository;
 use crate::repo::error::RepoError;
+use crate::repo::records::DamagedRecord;
 
 /// A backup set in a repository.
 #[derive(Debug, Clone)]
@@ -29,12 +30,15 @@ impl SetInfo {
 }
 
 impl Repository {
-    /// All backup sets, oldest first.
+    /// All backup sets, oldest first. One that cannot be read is an error: this is for who decides what is unneeded.
     pub fn sets(&self) -> Result<Vec<SetInfo>, RepoError> {
-        let records = self.read_records::<BackupSet>()?;
-        let mut all: Vec<SetInfo> = records.into_iter().map(|(id, set)| SetInfo { id, set }).collect();
-        all.sort_by_key(|info| (info.set.time, info.id));
-        Ok(all)
+        Ok(by_time(self.read_records()?))
+    }
+
+    /// All backup sets that can be read, oldest first, and those that cannot: for who only reads.
+    pub fn readable_sets(&self) -> Result<(Vec<SetInfo>, Vec<DamagedRecord>), RepoError> {
+        let records = self.readable_records()?;
+        Ok((by_time(records.found), records.damaged))
     }
 
     /// Publishes a set whose snapshots are published.
@@ -70,4 +74,10 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+fn by_time(records: Vec<(ObjectId, BackupSet)>) -> Vec<SetInfo> {
+    let mut all: Vec<SetInfo> = records.into_iter().map(|(id, set)| SetInfo { id, set }).collect();
+    all.sort_by_key(|info| (info.set.time, info.id));
+    all
 }

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use crate::cli::args::{ForgetArgs, Global};
-use crate::cli::commands::{Context, open, select_one, snapshots};
+use crate::cli::commands::{Context, open, select_one, select_set, snapshots};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::time;
 use crate::format::ObjectId;
@@ -82,7 +82,7 @@ fn give_up(
     let mut removals = Removals::default();
     let mut allowed = args.unsafe_allow_remove_all && !args.snap.is_empty();
     for text in &args.snap {
-        match (select::damaged_by_id(damaged, text), set_of(sets, text)) {
+        match (select::damaged_by_id(damaged, text), select_set(sets, text)) {
             (Some(info), None) => removals.snapshots.push((info.id, "given up: it could not be read".to_owned())),
             (None, Some(info)) if info.snapshots().any(|id| damaged.iter().any(|other| other.id == id)) => {
                 removals.sets.push((info.id, "given up: a snapshot of it could not be read".to_owned()));
@@ -229,7 +229,7 @@ fn by_hand<'s>(
     let mut decided: Vec<Decided<'s>> = Vec::new();
     for text in words {
         let info = match select_one(snapshots, text, context) {
-            Err(error) => match set_of(sets, text) {
+            Err(error) => match select_set(sets, text) {
                 Some(set) => {
                     protect(text, set_candidate(set), sets.iter().map(set_candidate), allow_all)?;
                     add_set(&mut decided, all, sets, set);
@@ -246,13 +246,6 @@ fn by_hand<'s>(
         decided.push(Decided { set: None, snapshot: Some(info), kept_by: Vec::new(), reason: BY_NAME });
     }
     Ok(decided)
-}
-
-/// The set with this id prefix, if there is just one.
-fn set_of<'s>(sets: &'s [SetInfo], text: &str) -> Option<&'s SetInfo> {
-    let prefix = text.to_ascii_lowercase();
-    let mut found = sets.iter().filter(|info| prefix.len() >= 4 && info.id.to_string().starts_with(&prefix));
-    found.next().filter(|_| found.next().is_none())
 }
 
 /// A set goes with those of its snapshots that no other set needs.

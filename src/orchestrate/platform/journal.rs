@@ -8,14 +8,12 @@
 //! The header carries the profile, so that `resume` needs neither the profile's file nor the repository.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::orchestrate::OrchestrateError;
-use crate::orchestrate::platform::state::StateDir;
+use crate::orchestrate::platform::state::{JournalFile, StateDir};
 
 /// How something is undone. Each is idempotent: done twice, it changes nothing the second time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +110,7 @@ pub struct Due {
 #[derive(Debug)]
 pub struct Journal {
     state: StateDir,
-    file: File,
+    file: JournalFile,
 }
 
 impl Journal {
@@ -131,11 +129,9 @@ impl Journal {
 
     /// Adds an entry and makes it durable.
     pub fn append(&mut self, entry: &Entry) -> Result<(), OrchestrateError> {
-        let failed = |source| self.state.failed("write", &self.state.journal(), source);
-        let mut line = serde_json::to_vec(entry).map_err(|error| failed(error.into()))?;
+        let mut line = serde_json::to_vec(entry).map_err(|error| self.state.failed_journal(error.into()))?;
         line.push(b'\n');
-        // One write, so that a crash cuts one line at most.
-        self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed)
+        self.file.append(&line).map_err(|source| self.state.failed_journal(source))
     }
 
     /// Ends the journal. To be called when nothing is due any more.

@@ -34,6 +34,18 @@ pub struct Lock {
     _file: File,
 }
 
+/// The journal's file, open at its end.
+#[derive(Debug)]
+pub(super) struct JournalFile(File);
+
+impl JournalFile {
+    /// Adds a line and makes it durable. One write, so that a crash cuts one line at most.
+    pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        self.0.write_all(line)?;
+        self.0.sync_data()
+    }
+}
+
 impl StateDir {
     /// Opens the directory, and makes it if it is missing. It is private: a journal tells what a platform consists of.
     pub fn open(path: &Path) -> Result<Self, OrchestrateError> {
@@ -87,7 +99,7 @@ impl StateDir {
     }
 
     /// Makes an empty journal and its name durable.
-    pub(super) fn create_journal(&self) -> Result<File, OrchestrateError> {
+    pub(super) fn create_journal(&self) -> Result<JournalFile, OrchestrateError> {
         let path = self.journal();
         let create = || -> io::Result<File> {
             let file = File::options().append(true).create_new(true).mode(0o600).open(&path)?;
@@ -95,11 +107,11 @@ impl StateDir {
             File::open(&self.path)?.sync_all()?;
             Ok(file)
         };
-        create().map_err(|source| self.failed("make", &path, source))
+        create().map(JournalFile).map_err(|source| self.failed("make", &path, source))
     }
 
     /// Opens the journal that is there, to go on with it after its last whole line: a crash may have cut the next.
-    pub(super) fn open_journal(&self, whole: u64) -> Result<File, OrchestrateError> {
+    pub(super) fn open_journal(&self, whole: u64) -> Result<JournalFile, OrchestrateError> {
         let path = self.journal();
         let open = || -> io::Result<File> {
             let file = File::options().append(true).open(&path)?;
@@ -107,7 +119,7 @@ impl StateDir {
             file.sync_all()?;
             Ok(file)
         };
-        open().map_err(|source| self.failed("open", &path, source))
+        open().map(JournalFile).map_err(|source| self.failed("open", &path, source))
     }
 
     /// The journal's bytes; `None` when there is none.
@@ -135,7 +147,11 @@ impl StateDir {
         retire().map_err(|source| self.failed("put aside", &from, source))
     }
 
-    pub(super) fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
+    pub(super) fn failed_journal(&self, source: io::Error) -> OrchestrateError {
+        self.failed("write", &self.journal(), source)
+    }
+
+    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
         OrchestrateError::State { action, path: path.display().to_string(), source }
     }
 }

@@ -69,3 +69,26 @@ fn a_snapshot_of_a_set_is_forgotten_only_with_its_set() {
     place.ok(&["forget", "--name", "p.config", "--keep-within", "0s", "--unsafe-allow-remove-all"]);
     assert_eq!((place.count(), open(&place).sets().unwrap().len()), (2, 2));
 }
+
+#[test]
+fn sets_are_listed_and_reported() {
+    let place = Place::new();
+    let (sets, _) = three_sets(&place);
+    let listed = text(&place.ok(&["platform", "sets"]).stdout);
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    let partial = listed.lines().find(|line| line.contains(&sets[2].short())).unwrap();
+    assert!(partial.contains("partial") && partial.contains("config (partial)"), "{listed}");
+    assert_eq!(text(&place.ok(&["platform", "sets", "--profile", "other"]).stdout), "");
+    let json = text(&place.ok(&["--json", "platform", "sets"]).stdout);
+    let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["id"], sets[0].to_string());
+    assert_eq!(lines[0]["set"]["components"][0]["name"], "config");
+    assert_eq!((&lines[3]["type"], &lines[3]["sets"]), (&"summary".into(), &3.into()));
+    let page = text(&place.ok(&["platform", "sets", "--report", &sets[1].to_string()[..8]]).stdout);
+    assert!(page.starts_with("<!doctype html>") && page.contains(&sets[1].to_string()), "{page}");
+    let file = place.path().join("report.html");
+    place.ok(&["platform", "sets", "--report", "latest", "--output", file.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(file).unwrap().contains(&sets[2].to_string()));
+    place.fails(&["platform", "sets", "--report", "ffff"], 2, &["\"ffff\"", "cairn platform sets"]);
+    place.fails(&["--json", "platform", "sets", "--report", "latest"], 2, &["--output"]);
+}

@@ -1,0 +1,234 @@
+//! A backup set as a page that stands alone: one file, no script, nothing loaded. For a phone as for a desk, in light and
+//! in dark, and for paper.
+//!
+//! Invariant: everything that comes from a set goes through [`Page::text`], which escapes it.
+
+mod facts;
+
+use std::fmt::Write;
+
+use crate::cli::render::{bytes, time};
+use crate::format::ObjectId;
+use crate::format::set::{BackupSet, Component, Consistency, Status};
+
+const STYLE: &str = include_str!("report/style.css");
+
+/// The word for a status.
+pub fn status(status: Status) -> &'static str {
+    match status {
+        Status::Complete => "complete",
+        Status::Partial => "partial",
+        Status::Failed => "failed",
+        Status::Skipped => "skipped",
+    }
+}
+
+/// What a consistency means, in a sentence.
+pub fn consistency(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::OnePointInTime => "one point in time: nothing wrote while it was captured",
+        Consistency::Online => "online, not one point in time: each component is consistent in itself only",
+    }
+}
+
+/// A duration for people.
+pub fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match seconds {
+        0..60 => format!("{:.1} s", milliseconds as f64 / 1000.0),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// The page of a set.
+pub fn html(id: &ObjectId, set: &BackupSet) -> String {
+    let mut page = Page::default();
+    let title = format!("Backup set {} of {}", id.short(), set.profile);
+    page.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.raw(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
+    );
+    page.element("title", &title);
+    page.raw("<style>\n");
+    page.raw(STYLE);
+    page.raw("</style>\n</head>\n<body>\n<main>\n");
+    head(&mut page, &title, id, set);
+    warnings(&mut page, set);
+    components(&mut page, set);
+    for component in &set.components {
+        facts::write(&mut page, component);
+    }
+    steps(&mut page, set);
+    page.raw("</main>\n<footer>Written by ");
+    page.text(&set.program);
+    page.raw(". <code>cairn platform sets --report ");
+    page.text(&id.short());
+    page.raw("</code> makes this page again.</footer>\n</body>\n</html>\n");
+    page.html
+}
+
+fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
+    page.raw("<header>\n");
+    page.element("h1", title);
+    page.raw(&format!("<p><span class=\"state {0}\">{0}</span>, ", status(set.status)));
+    page.text(consistency(set.consistency));
+    page.raw("</p>\n<p class=\"soft id\">");
+    page.text(&id.to_string());
+    page.raw("</p>\n<dl class=\"figures\">\n");
+    let parts = || set.components.iter().flat_map(|component| &component.parts);
+    let saved: u64 = parts().map(|part| part.bytes).sum();
+    let stored: u64 = parts().map(|part| part.stored_bytes).sum();
+    let ratio = if stored > 0 { format!("{:.1} : 1", saved as f64 / stored as f64) } else { "nothing new".to_owned() };
+    let lasted = set.ended.duration_since(set.time).as_millis().max(0) as u64;
+    for (name, value) in [
+        ("Point in time", time(set.time)),
+        ("Services up again", time(set.ended)),
+        ("Host", set.host.clone()),
+        ("Saved", bytes(saved)),
+        ("Added to the repository", bytes(stored)),
+        ("Saved to added", ratio),
+        ("Lasted", duration(lasted)),
+    ] {
+        page.raw("<div>");
+        page.element("dt", name);
+        page.element("dd", &value);
+        page.raw("</div>\n");
+    }
+    page.raw("</dl>\n</header>\n");
+}
+
+fn warnings(page: &mut Page, set: &BackupSet) {
+    let own = set.warnings.iter().map(|text| (None, text));
+    let theirs = set.components.iter().flat_map(|c| c.warnings.iter().map(move |text| (Some(&c.name), text)));
+    let all: Vec<_> = own.chain(theirs).collect();
+    if all.is_empty() {
+        return;
+    }
+    page.raw("<h2>To be known</h2>\n<ul class=\"warnings\">\n");
+    for (component, text) in all {
+        page.raw("<li>");
+        if let Some(component) = component {
+            page.text(component);
+            page.raw(": ");
+        }
+        page.text(text);
+        page.raw("</li>\n");
+    }
+    page.raw("</ul>\n");
+}
+
+fn components(page: &mut Page, set: &BackupSet) {
+    page.raw("<h2>Components</h2>\n");
+    page.table(&["Component", "State", "What", "#Saved", "#Added", "#Time"], |page| {
+        for component in &set.components {
+            let sum = |figure: fn(&crate::format::set::Part) -> u64| component.parts.iter().map(figure).sum::<u64>();
+            let state = status(component.status);
+            page.row(&[
+                ("Component", &component.name),
+                ("State", state),
+                ("What", &what(component)),
+                ("#Saved", &bytes(sum(|part| part.bytes))),
+                ("#Added", &bytes(sum(|part| part.stored_bytes))),
+                ("#Time", &duration(component.milliseconds)),
+            ]);
+        }
+    });
+}
+
+/// The parts of a component, and its versions.
+fn what(component: &Component) -> String {
+    let parts = component.parts.iter().map(|part| format!("{} {}", part.role, part.snapshot.short()));
+    let versions = component.versions.iter().map(|(program, version)| format!("{program} {version}"));
+    let all: Vec<String> = parts.chain(versions).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
+}
+
+fn steps(page: &mut Page, set: &BackupSet) {
+    if set.steps.is_empty() {
+        return;
+    }
+    page.raw("<h2>What was done</h2>\n");
+    page.table(&["At", "Step", "State", "#Time"], |page| {
+        for step in &set.steps {
+            let title =
+                if step.detail.is_empty() { step.title.clone() } else { format!("{}: {}", step.title, step.detail) };
+            page.row(&[
+                ("At", &time(step.time)),
+                ("Step", &title),
+                ("State", &step.state),
+                ("#Time", &duration(step.milliseconds)),
+            ]);
+        }
+    });
+}
+
+/// A page being written.
+#[derive(Default)]
+struct Page {
+    html: String,
+}
+
+impl Page {
+    fn raw(&mut self, html: &str) {
+        self.html.push_str(html);
+    }
+
+    fn text(&mut self, text: &str) {
+        for character in text.chars() {
+            match character {
+                '&' => self.html.push_str("&amp;"),
+                '<' => self.html.push_str("&lt;"),
+                '>' => self.html.push_str("&gt;"),
+                '"' => self.html.push_str("&quot;"),
+                '\'' => self.html.push_str("&#39;"),
+                // Control characters have no place in a page, and some would hide what follows.
+                c if c.is_control() && c != '\n' => self.html.push('\u{fffd}'),
+                c => self.html.push(c),
+            }
+        }
+    }
+
+    fn element(&mut self, name: &str, text: &str) {
+        let _ = write!(self.html, "<{name}>");
+        self.text(text);
+        let _ = writeln!(self.html, "</{name}>");
+    }
+
+    /// A table with these column names; those that begin with `#` are numbers.
+    fn table(&mut self, columns: &[&str], rows: impl FnOnce(&mut Page)) {
+        self.raw("<table class=\"cards\">\n<thead><tr>");
+        for column in columns {
+            let class = if column.starts_with('#') { " class=\"number\"" } else { "" };
+            let _ = write!(self.html, "<th scope=\"col\"{class}>");
+            self.text(column.trim_start_matches('#'));
+            self.raw("</th>");
+        }
+        self.raw("</tr></thead>\n<tbody>\n");
+        rows(self);
+        self.raw("</tbody>\n</table>\n");
+    }
+
+    /// A row: column and value. A state gets its colour.
+    fn row(&mut self, cells: &[(&str, &str)]) {
+        self.raw("<tr>");
+        for (column, value) in cells {
+            let class = match *column {
+                "State" => format!("state {}", word(value)),
+                name if name.starts_with('#') => "number".to_owned(),
+                _ => String::new(),
+            };
+            let _ = write!(self.html, "<td data-name=\"{}\" class=\"{class}\">", column.trim_start_matches('#'));
+            self.raw("<span>");
+            self.text(value);
+            self.raw("</span></td>");
+        }
+        self.raw("</tr>\n");
+    }
+}
+
+/// A state as the name of a style: letters only, since it comes from a set.
+fn word(state: &str) -> String {
+    state.chars().filter(char::is_ascii_lowercase).collect()
+}

@@ -1,0 +1,93 @@
+//! What was counted of each component, folded away until somebody wants it.
+
+use super::Page;
+use crate::format::codec::escape;
+use crate::format::set::{Component, ConfigFacts, Facts, PostgresFacts};
+
+/// Writes what was recorded of a component.
+pub fn write(page: &mut Page, component: &Component) {
+    match &component.facts {
+        None => {}
+        Some(Facts::Config(facts)) => config(page, facts),
+        Some(Facts::Postgres(facts)) => postgres(page, facts),
+        Some(Facts::Elasticsearch(facts)) => {
+            let head = format!(
+                "Elasticsearch: cluster {} ({}), snapshot {} ({})",
+                facts.cluster_name, facts.cluster_uuid, facts.snapshot, facts.snapshot_uuid
+            );
+            counts(page, &head, ["Index", "Documents"], &mut facts.documents.iter());
+        }
+        Some(Facts::Neo4j(facts)) => {
+            let head = format!(
+                "Neo4j: database {}, {} nodes, {} relationships",
+                facts.database, facts.nodes, facts.relationships
+            );
+            counts(page, &head, ["Label", "Nodes"], &mut facts.labels.iter());
+        }
+        Some(Facts::Redis(facts)) => {
+            counts(page, "Redis: queues", ["Queue", "Elements"], &mut facts.queues.iter());
+            if !facts.purged.is_empty() {
+                let head = "Redis: elements saved here and removed from their queues";
+                counts(page, head, ["Queue", "Elements"], &mut facts.purged.iter());
+            }
+        }
+    }
+}
+
+fn folded(page: &mut Page, head: &str, body: impl FnOnce(&mut Page)) {
+    page.raw("<details>\n");
+    page.element("summary", head);
+    body(page);
+    page.raw("</details>\n");
+}
+
+fn counts(page: &mut Page, head: &str, names: [&str; 2], rows: &mut dyn Iterator<Item = (&String, &u64)>) {
+    let number = format!("#{}", names[1]);
+    folded(page, head, |page| {
+        page.table(&[names[0], &number], |page| {
+            for (name, count) in rows {
+                page.row(&[(names[0], name), (&number, &count.to_string())]);
+            }
+        });
+    });
+}
+
+fn config(page: &mut Page, facts: &ConfigFacts) {
+    if !facts.absent.is_empty() {
+        folded(page, &format!("Configuration: {} listed paths were absent", facts.absent.len()), |page| {
+            page.table(&["Path"], |page| {
+                facts.absent.iter().for_each(|path| page.row(&[("Path", &escape(&path.0))]));
+            });
+        });
+    }
+    if !facts.keys.is_empty() {
+        folded(page, &format!("Configuration: {} key and certificate files", facts.keys.len()), |page| {
+            page.table(&["File", "Named by", "State"], |page| {
+                for key in &facts.keys {
+                    let by = key.named_by.as_ref().map_or("the profile".to_owned(), |path| escape(&path.0));
+                    let state = if key.present { "stored" } else { "absent" };
+                    page.row(&[("File", &escape(&key.path.0)), ("Named by", &by), ("State", state)]);
+                }
+            });
+        });
+    }
+}
+
+fn postgres(page: &mut Page, facts: &PostgresFacts) {
+    let head = format!(
+        "PostgreSQL: {}, system {}, timeline {}, position {}",
+        facts.method, facts.system_id, facts.timeline, facts.lsn
+    );
+    folded(page, &head, |page| {
+        page.table(&["Table", "#Rows", "Checksum"], |page| {
+            for database in &facts.databases {
+                for table in &database.tables {
+                    let name = format!("{}: {}.{}", database.name, table.schema, table.name);
+                    let checksum = table.checksum.as_deref().unwrap_or("none");
+                    let rows = table.rows.to_string();
+                    page.row(&[("Table", &name), ("#Rows", &rows), ("Checksum", checksum)]);
+                }
+            }
+        });
+    });
+}
