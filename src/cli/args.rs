@@ -120,7 +120,8 @@ pub struct BackupArgs {
     /// Stay on the file systems of the paths: what is mounted below them is left out, with an empty directory in its place
     #[arg(long)]
     pub one_file_system: bool,
-    /// Read files that seem unchanged, too
+    /// Read files that seem unchanged, too, and read back what is stored already before relying on it: damaged data is
+    /// stored again, and nothing as a difference to older data
     #[arg(long)]
     pub force: bool,
     /// Only say what would be read (paths only)

@@ -49,6 +49,8 @@ pub struct BackupOptions {
     pub tags: BTreeMap<String, String>,
     /// The snapshot compared with.
     pub parent: Parent,
+    /// Read everything: files that seem unchanged, and what is stored already before it is relied on.
+    pub force: bool,
 }
 
 /// What a backup of paths is told besides.
@@ -60,8 +62,6 @@ pub struct TreeOptions {
     pub exclude: Patterns,
     /// Stay on the file systems of the paths.
     pub one_file_system: bool,
-    /// Read every file, also those that seem unchanged.
-    pub force: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -158,6 +158,18 @@ impl<'r> Run<'r> {
     }
 }
 
+fn begin<'r>(
+    repository: &'r Repository,
+    options: &BackupOptions,
+    monitor: &'r dyn Monitor,
+) -> Result<Writer<'r>, RepoError> {
+    let mut writer = Writer::begin(repository, monitor)?;
+    if options.force {
+        writer.read_back();
+    }
+    Ok(writer)
+}
+
 /// Stores a stream.
 pub fn stream(
     repository: &Repository,
@@ -201,7 +213,7 @@ fn read_stream<'r>(
     options: &'r BackupOptions,
     monitor: &'r dyn Monitor,
 ) -> Result<(Run<'r>, Writer<'r>, Content), OrchestrateError> {
-    let mut writer = Writer::begin(repository, monitor)?;
+    let mut writer = begin(repository, options, monitor)?;
     let run = Run::prepare(repository, options, SnapshotKind::Stream, monitor)?;
     monitor.begin(Phase::Backup, run.parent_content().map(|content| content.bytes));
     let content = writer.content(run.parent_content(), source).map_err(|error| match error {
@@ -232,13 +244,13 @@ pub fn tree(
     let mut summary = Summary::default();
     if tree.dry_run {
         let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
-        return dry_run(&run, walk, tree.force, summary, monitor);
+        return dry_run(&run, walk, options.force, summary, monitor);
     }
-    let mut writer = Writer::begin(repository, monitor)?;
+    let mut writer = begin(repository, options, monitor)?;
     let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;
-    let mut known = Known::new(&run, tree.force)?;
+    let mut known = Known::new(&run, options.force)?;
     for item in walk {
         if monitor.interrupted() {
             return Err(RepoError::Interrupted.into());

@@ -151,6 +151,17 @@ impl RepoError {
         move |source| RepoError::Object { kind, id, source }
     }
 
+    /// True when stored bytes are wrong or missing, and not when storage, the index or the operator ends an operation.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            RepoError::Object { .. } | RepoError::MissingChunk { .. } | RepoError::DamagedChunk { .. } => true,
+            RepoError::Format(error) => !matches!(error, FormatError::Random(_)),
+            RepoError::Backend(BackendError::Range { .. }) => true,
+            RepoError::Frame { source, .. } => source.is_damage(),
+            _ => false,
+        }
+    }
+
     /// True when storage says that an object is not there.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -172,14 +172,39 @@ impl Frames {
     pub fn prefix(&self, bases: &[ChunkId], depth: u8) -> Result<Vec<u8>, RepoError> {
         let mut prefix = Vec::new();
         for base in bases {
-            let location = self.base(base, depth)?.ok_or(RepoError::MissingChunk { id: *base })?;
-            if prefix.len() + location.chunk().len as usize > MAX_BASE_RAW {
+            let bytes = self.base_bytes(base, depth)?;
+            if prefix.len() + bytes.len() > MAX_BASE_RAW {
                 let (found, limit) = (MAX_BASE_RAW as u64 + 1, MAX_BASE_RAW as u64);
                 return Err(FormatError::TooLarge { what: "frame base length", found, limit }.into());
             }
-            prefix.extend_from_slice(&self.at(&location)?);
+            prefix.extend_from_slice(&bytes);
         }
         Ok(prefix)
+    }
+
+    /// A base's bytes; a damaged copy is passed over where there is another of small enough depth.
+    fn base_bytes(&self, id: &ChunkId, depth: u8) -> Result<ChunkBytes, RepoError> {
+        let mut copies = self.index.find(id)?;
+        copies.retain(|copy| copy.frame.entry.depth < depth.min(MAX_DEPTH));
+        let mut problem = RepoError::MissingChunk { id: *id };
+        for copy in &copies {
+            match self.at(copy) {
+                // Of a single copy nothing better can be had: what is built on it is compared with its own id.
+                Ok(bytes) if copies.len() == 1 || self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
+                Ok(_) => problem = RepoError::DamagedChunk { id: *id },
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+
+    /// Whether the copy at a location can be read and is what its id says. An error only where the index fails.
+    pub fn is_readable(&self, location: &Location) -> Result<bool, RepoError> {
+        match self.at(location) {
+            Ok(bytes) => Ok(self.keys.chunk_id(&bytes) == location.chunk().id),
+            Err(error @ (RepoError::Index { .. } | RepoError::Cache { .. })) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Where a base chunk can be read for a frame of this depth.

@@ -9,8 +9,10 @@
 //! * a writer that began after the tombstone treats what it names as absent; one that began before holds a lease, and
 //!   the sweep waits for it; so nobody publishes a snapshot that needs what is dropped;
 //! * a copy lies in a frame of no greater depth than the original, so whoever has it as base can still be read;
-//! * anything unreadable ends the run before something is removed.
+//! * what may name something that is needed and cannot be read ends the run before something is removed; a pack of which
+//!   something needed cannot be read stays, whatever else is in it.
 
+pub mod broken;
 pub mod keep;
 pub mod sweep;
 
@@ -125,16 +127,6 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
     Ok(report)
 }
 
-/// What cannot be read might name what is needed.
-fn refuse_unusable(repository: &Repository) -> Result<(), RepoError> {
-    match repository.unusable_packs().first() {
-        None => Ok(()),
-        Some((kind, id, message)) => Err(RepoError::Refused {
-            why: format!("{kind} {id} cannot be read ({message}), so what is needed is not known; run `cairn check`"),
-        }),
-    }
-}
-
 /// One collector at a time. Each writes its lease before it lists, so two that start at once see each other and both
 /// give up; never do both go on. (Which was earlier cannot be told: storage dates an object before others see it.)
 fn exclude_others(repository: &Repository, held: &Held<'_>, now: Timestamp) -> Result<(), RepoError> {
@@ -158,7 +150,7 @@ fn mark(
     if report.planned.is_empty() {
         return Ok(None);
     }
-    let mut packs = Vec::new();
+    let mut packs = broken::condemn(&broken::find(repository)?);
     for pack in repository.index().packs()? {
         if keep.is_condemned(pack.no) {
             let frames = repository.index().frames_of_pack(pack.no)?;
@@ -219,7 +211,7 @@ fn plan(repository: &Repository, monitor: &dyn Monitor) -> Result<(Keep, Vec<Pla
             break;
         }
     }
-    let mut planned = Vec::new();
+    let mut planned: Vec<PlannedPack> = broken::unneeded(repository, &keep)?.iter().map(broken::planned).collect();
     for pack in packs.iter().filter(|pack| keep.is_condemned(pack.no)) {
         let dead_bytes = keep.dead_bytes(repository, pack)?;
         let fate = match dead_bytes {
@@ -238,10 +230,9 @@ fn reach(repository: &Repository, monitor: &dyn Monitor) -> Result<crate::repo::
     // First the roots, then the packs: what a listed root needs was written before it.
     let roots = repository.read_records::<Snapshot>()?;
     repository.refresh(monitor)?;
-    refuse_unusable(repository)?;
-    let mut mark = Mark::new(repository, monitor);
-    for (_, snapshot) in roots {
-        mark.snapshot(&snapshot, &mut Err)?;
+    let mut mark = Mark::reading_copies(repository, monitor);
+    for (id, snapshot) in roots {
+        mark.snapshot(&snapshot, &mut |error| Err(broken::explain(repository, &id, error)))?;
     }
     monitor.end();
     Ok(mark.reached)

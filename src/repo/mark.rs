@@ -12,6 +12,7 @@ use crate::progress::Monitor;
 use crate::repo::Repository;
 use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
+use crate::repo::index::Location;
 
 /// What was reached.
 pub struct Mark<'r> {
@@ -24,12 +25,27 @@ pub struct Mark<'r> {
     followed: Bitmap,
     /// Chunks reached.
     pub chunks: u64,
+    /// Whether, of several copies, one counts only if it can be read.
+    read_copies: bool,
 }
 
 impl<'r> Mark<'r> {
     /// Nothing reached yet.
     pub fn new(repository: &'r Repository, monitor: &'r dyn Monitor) -> Self {
-        Mark { repository, monitor, reached: Bitmap::default(), followed: Bitmap::default(), chunks: 0 }
+        Mark {
+            repository,
+            monitor,
+            reached: Bitmap::default(),
+            followed: Bitmap::default(),
+            chunks: 0,
+            read_copies: false,
+        }
+    }
+
+    /// As [`Mark::new`], for whoever removes what is not reached: of a chunk with several copies one that can be read is
+    /// reached, and all of them if none can.
+    pub fn reading_copies(repository: &'r Repository, monitor: &'r dyn Monitor) -> Self {
+        Mark { read_copies: true, ..Mark::new(repository, monitor) }
     }
 
     /// Reaches everything that a snapshot needs. Each failure goes to `problem`, which may end the walk by returning it.
@@ -109,10 +125,24 @@ impl<'r> Mark<'r> {
             self.followed.insert(first.number());
         }
         if !copies.iter().any(|copy| self.reached.contains(copy.number())) {
-            self.reached.insert(first.number());
+            for copy in self.needed(&copies)? {
+                self.reached.insert(copy.number());
+            }
             self.chunks += 1;
             self.monitor.advance(1);
         }
         Ok(contents)
+    }
+
+    fn needed<'c>(&self, copies: &'c [Location]) -> Result<&'c [Location], RepoError> {
+        if copies.len() <= 1 || !self.read_copies {
+            return Ok(&copies[..copies.len().min(1)]);
+        }
+        for (position, copy) in copies.iter().enumerate() {
+            if self.repository.frames().is_readable(copy)? {
+                return Ok(&copies[position..=position]);
+            }
+        }
+        Ok(copies)
     }
 }

@@ -78,6 +78,11 @@ impl<'r> Writer<'r> {
         Ok(Writer { repository, monitor, lease, core, splitter: Some(Splitter::new(chunker)) })
     }
 
+    /// From here on what is stored already is read back before it is relied on: damaged copies are stored again.
+    pub fn read_back(&mut self) {
+        self.core.read_back();
+    }
+
     /// Stores everything that `source` gives, cut into chunks. `parent` is what it most probably resembles.
     pub fn content(&mut self, parent: Option<Content>, source: &mut dyn Read) -> Result<Content, CopyError> {
         let mut splitter = self.splitter.take().ok_or(RepoError::Worker)?;

@@ -123,7 +123,6 @@ fn a_full_repository_is_not_an_unread_source() {
             roots: vec![source.path().to_owned()],
             exclude: cairn::source::files::Patterns::default(),
             one_file_system: false,
-            force: false,
             dry_run: false,
         };
         let error = cairn::orchestrate::backup::tree(&repository, tree, &options("tree"), &Silent).unwrap_err();

@@ -213,9 +213,10 @@ fn an_unreadable_pack_or_snapshot_stops_gc_before_it_removes_anything() {
     for kind in [Kind::MetaPack, Kind::DataPack, Kind::Snapshot] {
         let (memory, backend, repository) = setup();
         store(&repository, "a", &rows(1, 4000)).unwrap();
+        let before = memory.ids();
         store(&repository, "b", &rows(2, 3000)).unwrap();
         forget_first(&repository);
-        let key = memory.ids().into_iter().rfind(|(found, _)| *found == kind).unwrap();
+        let key = memory.ids().into_iter().find(|key| key.0 == kind && !before.contains(key)).unwrap();
         tamper(&memory, key, |mut bytes| {
             bytes.truncate(bytes.len() / 2);
             Some(bytes)

@@ -20,6 +20,7 @@ mod index;
 mod layering;
 mod model;
 mod platform;
+mod repair;
 mod retention;
 mod select;
 mod sets;

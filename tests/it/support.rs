@@ -62,7 +62,7 @@ pub fn open_with(backend: &Arc<dyn Backend>, cache: Option<PathBuf>) -> Result<R
 }
 
 pub fn options(name: &str) -> BackupOptions {
-    BackupOptions { name: name.to_owned(), tags: Default::default(), parent: Parent::Newest }
+    BackupOptions { name: name.to_owned(), tags: Default::default(), parent: Parent::Newest, force: false }
 }
 
 pub fn store(repository: &Repository, name: &str, mut bytes: &[u8]) -> Result<Outcome, OrchestrateError> {

@@ -18,9 +18,8 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     if !args.stdin && !args.command && args.paths.is_empty() {
         return Err(Usage("nothing to back up: give paths, --stdin, or --command -- PROGRAM".to_owned()).into());
     }
-    if (args.stdin || args.command) && (args.dry_run || !args.exclude.is_empty() || args.force || args.one_file_system)
-    {
-        let why = "--dry-run, --exclude, --force and --one-file-system are for paths; a stream is always read whole";
+    if (args.stdin || args.command) && (args.dry_run || !args.exclude.is_empty() || args.one_file_system) {
+        let why = "--dry-run, --exclude and --one-file-system are for paths; a stream is always read whole";
         return Err(Usage(why.to_owned()).into());
     }
     if !args.program.is_empty() && !args.command {
@@ -37,14 +36,14 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
         Some("none") => Parent::None,
         Some(text) => Parent::Snapshot(select_one(&snapshots(&repository, context)?, text, context)?.id),
     };
-    let options = BackupOptions { name, tags, parent };
+    let options = BackupOptions { name, tags, parent, force: args.force };
     let outcome = if args.stdin {
         backup::standard_input(&repository, &options, context.monitor)?
     } else if args.command {
         backup::command(&repository, &args.program, &options, context.monitor)?
     } else {
-        let BackupArgs { paths: roots, one_file_system, force, dry_run, .. } = args;
-        let tree = TreeOptions { roots, exclude, one_file_system, force, dry_run };
+        let BackupArgs { paths: roots, one_file_system, dry_run, .. } = args;
+        let tree = TreeOptions { roots, exclude, one_file_system, dry_run };
         backup::tree(&repository, tree, &options, context.monitor)?
     };
     report(&options.name, &outcome, context)?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::format::ChunkId;
 use crate::format::frame::MAX_DEPTH;
 use crate::repo::Repository;
 use crate::repo::bitmap::Bitmap;
@@ -12,12 +13,16 @@ use crate::repo::index::{FrameInfo, PackInfo};
 pub struct Keep {
     kept: Bitmap,
     condemned: HashSet<u64>,
+    /// Copies that were read, because their chunk has several.
+    readable: Bitmap,
+    /// Whether a frame that stays needs a base that is in no usable pack.
+    lacks_base: bool,
 }
 
 impl Keep {
     /// What is reached stays; no pack is condemned yet.
     pub fn new(reached: Bitmap) -> Self {
-        Keep { kept: reached, condemned: HashSet::new() }
+        Keep { kept: reached, condemned: HashSet::new(), readable: Bitmap::default(), lacks_base: false }
     }
 
     /// Condemns packs; [`Keep::acquit`] takes one back.
@@ -65,18 +70,42 @@ impl Keep {
                     return Ok(());
                 }
                 for base in &frame.entry.bases {
-                    let copies = repository.index().find(base)?;
-                    let usable = |copy: &&_| copy_depth(copy) < depth;
-                    if copies.iter().filter(usable).any(|copy| self.contains(copy.number())) {
-                        continue;
-                    }
-                    let copy = copies.iter().find(usable).ok_or(RepoError::MissingChunk { id: *base })?;
-                    self.kept.insert(copy.number());
+                    self.keep_base(repository, base, depth)?;
                 }
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    /// Keeps a copy of a base that can be read; all of them if none can. A base that is in no usable pack cannot be lost
+    /// by removing others.
+    fn keep_base(&mut self, repository: &Repository, base: &ChunkId, depth: u8) -> Result<(), RepoError> {
+        let mut copies = repository.index().find(base)?;
+        copies.retain(|copy| copy.frame.entry.depth < depth);
+        if let [copy] = copies.as_slice() {
+            self.kept.insert(copy.number());
+            return Ok(());
+        }
+        self.lacks_base |= copies.is_empty();
+        // Those that stay anyway come first.
+        copies.sort_by_key(|copy| !self.contains(copy.number()));
+        for copy in &copies {
+            if self.readable.contains(copy.number()) || repository.frames().is_readable(copy)? {
+                self.readable.insert(copy.number());
+                self.kept.insert(copy.number());
+                return Ok(());
+            }
+        }
+        for copy in &copies {
+            self.kept.insert(copy.number());
+        }
+        Ok(())
+    }
+
+    /// Whether [`Keep::close`] met a base that is in no usable pack.
+    pub fn lacks_base(&self) -> bool {
+        self.lacks_base
     }
 
     fn keeps_some(&self, frame: &FrameInfo) -> bool {
@@ -100,8 +129,4 @@ impl Keep {
     pub fn is_all_dead(&self, repository: &Repository, pack: &PackInfo) -> Result<bool, RepoError> {
         Ok(!repository.index().frames_of_pack(pack.no)?.iter().any(|frame| self.keeps_some(frame)))
     }
-}
-
-fn copy_depth(copy: &crate::repo::index::Location) -> u8 {
-    copy.frame.entry.depth
 }

@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use crate::format::pack::ChunkEntry;
 use crate::format::record::Tombstone;
 use crate::format::{Kind, ObjectId, frame};
-use crate::progress::{Monitor, Phase};
-use crate::repo::Repository;
+use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
+use crate::repo::gc::broken::{self, BrokenPack};
 use crate::repo::gc::keep::Keep;
 use crate::repo::gc::{GcReport, reach};
 use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::lease::Held;
 use crate::repo::writer::packer::{EncodedFrame, Packer, WrittenPack};
+use crate::repo::{Repository, chain};
 
 /// zstd's level for frames that are compressed again.
 const LEVEL: i32 = 6;
@@ -31,8 +32,46 @@ pub fn run(
     report: &mut GcReport,
 ) -> Result<(), RepoError> {
     let reached = reach(repository, monitor)?;
-    let condemned = condemned_packs(repository, tombstone)?;
-    let keep = decide(repository, &condemned, reached)?;
+    let mut condemned = condemned_packs(repository, tombstone)?;
+    let broken = loop {
+        let keep = decide(repository, &condemned, reached.clone())?;
+        let broken: Vec<BrokenPack> = broken::unneeded(repository, &keep)?
+            .into_iter()
+            .filter(|pack| tombstone.packs.iter().any(|named| named.id == pack.id))
+            .collect();
+        let unreadable = copy_all(repository, &condemned, &keep, monitor, report)?;
+        if unreadable.is_empty() {
+            break broken;
+        }
+        // They stay as they are, with all that their frames are built on; what goes is decided once more.
+        for (pack, error) in &unreadable {
+            let message = format!(
+                "{}: what is needed of it cannot be copied, so the pack stays; store the same sources again with \
+                 `cairn backup --force`, or forget what `cairn check --read-data` names",
+                chain(error)
+            );
+            monitor.notice(Notice { subject: format!("{} {}", pack.kind, pack.id), message });
+        }
+        condemned.retain(|(pack, _)| unreadable.iter().all(|(other, _)| other.no != pack.no));
+    };
+    repository.backend().sync()?;
+    held.check()?;
+    remove(repository, &condemned, &broken, report)?;
+    repository.backend().remove(Kind::Tombstone, id)?;
+    repository.backend().sync()?;
+    monitor.end();
+    Ok(())
+}
+
+/// Copies what stays of the condemned packs. Those of which something cannot be read are returned; then what was copied
+/// is only a duplicate, and nothing may be removed yet.
+fn copy_all(
+    repository: &Repository,
+    condemned: &Condemned,
+    keep: &Keep,
+    monitor: &dyn Monitor,
+    report: &mut GcReport,
+) -> Result<Vec<(PackInfo, RepoError)>, RepoError> {
     monitor.begin(Phase::Sweep, Some(condemned.iter().map(|(pack, _)| pack.len).sum()));
     let packers = [Kind::DataPack, Kind::MetaPack]
         .map(|kind| (kind, Packer::new(kind, repository.backend().clone(), repository.keys().clone())));
@@ -41,14 +80,24 @@ pub fn run(
         written.set(written.get() + 1);
         repository.index().add_pack(pack.kind, &pack.id, pack.len, &pack.header, &pack.frames)
     };
-    for (pack, _) in &condemned {
+    let mut unreadable: Vec<(PackInfo, RepoError)> = Vec::new();
+    for (pack, _) in condemned {
         let Some((_, packer)) = packers.iter().find(|(kind, _)| *kind == pack.kind) else { continue };
         for frame in repository.index().frames_of_pack(pack.no)? {
             if monitor.interrupted() {
                 return Err(RepoError::Interrupted);
             }
-            if let Some(copy) = copy(repository, &frame, &keep)? {
-                packer.add(&copy.encoded, &copy.raw, &copy.prefix, &on_written)?;
+            match copy(repository, &frame, keep) {
+                // Once something stays where it is, copies are of no use: the rest is only read.
+                Ok(Some(copy)) if unreadable.is_empty() => {
+                    packer.add(&copy.encoded, &copy.raw, &copy.prefix, &on_written)?;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    unreadable.push((pack.clone(), error));
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         monitor.advance(pack.len);
@@ -57,13 +106,7 @@ pub fn run(
         report.bytes_written += packer.finish(&on_written)?;
     }
     report.packs_written += written.get();
-    repository.backend().sync()?;
-    held.check()?;
-    remove(repository, &condemned, report)?;
-    repository.backend().remove(Kind::Tombstone, id)?;
-    repository.backend().sync()?;
-    monitor.end();
-    Ok(())
+    Ok(unreadable)
 }
 
 /// A frame on its way to a new pack.
@@ -115,8 +158,11 @@ fn decide(repository: &Repository, condemned: &Condemned, reached: Bitmap) -> Re
 }
 
 /// What is copied of a frame: all of it with its bases, or what stays of it, compressed again with the same bases; so
-/// its depth remains. Every chunk is compared with its id, so damage ends the sweep instead of being copied.
+/// its depth remains. Every chunk is compared with its id, so damage is never copied.
 fn copy(repository: &Repository, info: &FrameInfo, keep: &Keep) -> Result<Option<Copy>, RepoError> {
+    if !(info.first..).zip(&info.entry.chunks).any(|(number, _)| keep.contains(number)) {
+        return Ok(None);
+    }
     let whole = repository.frames().raw(info)?;
     let (mut raw, mut chunks): (Vec<u8>, Vec<ChunkEntry>) = (Vec::new(), Vec::new());
     let mut rest = whole.as_slice();
@@ -132,26 +178,28 @@ fn copy(repository: &Repository, info: &FrameInfo, keep: &Keep) -> Result<Option
         raw.extend_from_slice(bytes);
         chunks.push(*chunk);
     }
-    if chunks.is_empty() {
-        return Ok(None);
-    }
     let prefix = repository.frames().prefix(&info.entry.bases, info.entry.depth)?;
     let bytes = frame::compress(LEVEL, &raw, &prefix)?;
     let encoded = EncodedFrame { depth: info.entry.depth, bases: info.entry.bases.clone(), chunks, bytes };
     Ok(Some(Copy { encoded, raw, prefix }))
 }
 
-fn remove(repository: &Repository, condemned: &Condemned, report: &mut GcReport) -> Result<(), RepoError> {
-    let mut gone = Vec::new();
-    for (pack, _) in condemned {
-        match repository.backend().remove(pack.kind, &pack.id) {
+fn remove(
+    repository: &Repository,
+    condemned: &Condemned,
+    broken: &[BrokenPack],
+    report: &mut GcReport,
+) -> Result<(), RepoError> {
+    let whole = condemned.iter().map(|(pack, _)| (pack.kind, pack.id, pack.len));
+    for (kind, id, len) in whole.chain(broken.iter().map(|pack| (pack.kind, pack.id, pack.len))) {
+        match repository.backend().remove(kind, &id) {
             Err(error) if !error.is_not_found() => return Err(error.into()),
             _ => {}
         }
         report.packs_removed += 1;
-        report.bytes_removed += pack.len;
-        gone.push(pack.no);
+        report.bytes_removed += len;
     }
+    let gone: Vec<u64> = condemned.iter().map(|(pack, _)| pack.no).collect();
     repository.backend().sync()?;
     repository.index().remove_packs(&gone)
 }

@@ -73,6 +73,8 @@ pub struct Core {
     groups: Vec<(Kind, bool, Group)>,
     gear: [u64; 256],
     similar: SimilarTable,
+    /// Whether what is stored already counts only after it was read back, and nothing new is built on it.
+    read_back: bool,
     /// Counts so far.
     pub stats: WriteStats,
 }
@@ -99,8 +101,15 @@ impl Core {
             groups,
             gear,
             similar,
+            read_back: false,
             stats: WriteStats::default(),
         }
+    }
+
+    /// From here on a stored chunk counts only if it can be read back, and what is new is stored without bases: a lost
+    /// chunk may be a base itself, and then only a copy in a frame of depth 0 serves every frame that needs it.
+    pub fn read_back(&mut self) {
+        self.read_back = true;
     }
 
     /// The reader of what is stored.
@@ -125,6 +134,9 @@ impl Core {
 
     /// Whether the chunk is stored, or on its way.
     pub fn has(&mut self, id: &ChunkId) -> Result<bool, RepoError> {
+        if self.read_back {
+            return self.has_readable(id);
+        }
         // Chunks mostly follow each other as they were stored, so the next one of the same frame is tried first.
         if let Some(last) = &mut self.last {
             let next = last.position + 1;
@@ -151,6 +163,19 @@ impl Core {
         Ok(false)
     }
 
+    fn has_readable(&mut self, id: &ChunkId) -> Result<bool, RepoError> {
+        if self.pipeline.is_pending(id) {
+            return Ok(true);
+        }
+        for location in self.frames.index().find(id)? {
+            if !self.condemned.contains(location.number()) && self.frames.is_readable(&location)? {
+                self.rely_on(&location);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn rely_on(&mut self, location: &Location) {
         if self.moving.contains(&location.frame.pack) {
             self.used_moving.insert(location.chunk().id);
@@ -166,6 +191,9 @@ impl Core {
 
     /// Where a chunk can serve as delta base: stored, not condemned, not too deep.
     pub fn base(&self, id: &ChunkId) -> Result<Option<Location>, RepoError> {
+        if self.read_back {
+            return Ok(None);
+        }
         let usable =
             |location: &Location| location.frame.entry.depth < MAX_DEPTH && !self.condemned.contains(location.number());
         Ok(self.frames.index().find(id)?.into_iter().find(usable))
