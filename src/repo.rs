@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 pub use error::RepoError;
 
-use crate::backend::{Backend, BackendError, ByteRange};
+use crate::backend::{Backend, BackendError, ByteRange, list_all};
 use crate::format::config::{ChunkSizes, Config, MAX_CONFIG};
 use crate::format::content::Content;
 use crate::format::crypto::{Keys, MasterKey};
@@ -119,11 +119,29 @@ impl Repository {
         config.authenticate(&Keys::derive(&master, config.id));
         let key =
             KeyObject::wrap(&master, config.id, credential, options.cost, options.label.clone(), now)?.encode()?;
-        backend.write_new(Kind::Key, &ObjectId::of(&key), &key)?;
+        // Keys of an attempt that never came to a configuration. Listed before there is one here, so that no key that
+        // somebody adds to this repository can be among them.
+        let stale = list_all(backend, Kind::Key)?;
+        let key_id = ObjectId::of(&key);
+        backend.write_new(Kind::Key, &key_id, &key)?;
         backend.sync()?;
         // The configuration makes it a repository, so it comes last; it cannot be written twice.
-        backend.write_new(Kind::Config, &ObjectId::ZERO, &config.encode()?)?;
+        match backend.write_new(Kind::Config, &ObjectId::ZERO, &config.encode()?) {
+            Err(BackendError::AlreadyExists { location, .. }) => {
+                backend.remove(Kind::Key, &key_id)?;
+                let found = "a repository, which another process has just made".to_owned();
+                return Err(BackendError::NotEmpty { location, found }.into());
+            }
+            other => other?,
+        }
         backend.sync()?;
+        // Only now: before, the other attempt might still be alive, and win without its key.
+        for (id, _) in stale {
+            match backend.remove(Kind::Key, &id) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
         Ok(config.id)
     }
 

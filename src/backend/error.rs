@@ -42,7 +42,11 @@ pub enum BackendError {
         wanted: String,
     },
     /// The storage is full.
-    #[error("no space left in {location} for {what}: free some space, or run `cairn gc`, then run again")]
+    #[error(
+        "no space left in {location} for {what}; what was stored before is safe. `cairn forget` and `cairn gc --grace 0s` \
+         give space back and need only a few KiB themselves; where even they fail, first remove other files from that \
+         disk, or enlarge it"
+    )]
     Full {
         /// What was being written.
         what: String,
@@ -70,7 +74,9 @@ pub enum BackendError {
         location: String,
     },
     /// There is a repository, or something else, here already.
-    #[error("{location} is not empty: it holds {found}; choose another place for a new repository")]
+    #[error(
+        "{location} is not empty: it holds {found}. Nothing was changed; choose another place for a new repository"
+    )]
     NotEmpty {
         /// The storage.
         location: String,

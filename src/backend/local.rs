@@ -34,7 +34,10 @@ use crate::format::codec::{escape, escape_path};
 use crate::format::{Kind, ObjectId};
 
 const CONFIG: &str = "config";
+const KEYS: &str = "keys";
 const TEMPORARY: &str = "tmp";
+/// How the name of an unfinished file begins.
+const TEMPORARY_PREFIX: &str = ".tmp";
 /// What `mkfs` puts into a new file system, which may be given to a repository as a whole.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -48,7 +51,9 @@ pub struct Local {
 }
 
 impl Local {
-    /// Makes an empty repository directory, which must not exist or must be empty.
+    /// Makes an empty repository directory. The place must not exist, or be empty, or hold what an earlier attempt left
+    /// that never came to a configuration. Of several that make one in the same place at once, the configuration, which
+    /// is written once, decides.
     pub fn create(path: &Path) -> Result<Self, BackendError> {
         let local = Self::at(path)?;
         let root = local.root.as_path();
@@ -58,13 +63,7 @@ impl Local {
             return Err(BackendError::NotEmpty { location: local.location(), found });
         }
         for name in Kind::ALL.into_iter().filter_map(directory).chain([TEMPORARY]) {
-            match DirBuilder::new().mode(0o700).create(root.join(name)) {
-                // Somebody else is making a repository here at this moment.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(BackendError::NotEmpty { location: local.location(), found: name.to_owned() });
-                }
-                other => other.map_err(failed)?,
-            }
+            make_directory(&root.join(name)).map_err(failed)?;
         }
         local.note_change(root);
         if let Some(parent) = root.parent() {
@@ -138,7 +137,7 @@ impl Local {
 
     fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.temporary()?;
-        let mut file = NamedTempFile::new_in(&temporary)?;
+        let mut file = NamedTempFile::with_prefix_in(TEMPORARY_PREFIX, &temporary)?;
         file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
         let (dir, path) = self.place(kind, id);
@@ -199,7 +198,7 @@ impl Local {
     fn debris(&self, age: Duration, dry_run: bool) -> io::Result<(u64, u64)> {
         let temporary = self.temporary()?;
         // The time of a new file is the storage's own clock, which may differ from this machine's.
-        let now = NamedTempFile::new_in(&temporary)?.as_file().metadata()?.modified()?;
+        let now = NamedTempFile::with_prefix_in(TEMPORARY_PREFIX, &temporary)?.as_file().metadata()?.modified()?;
         let (mut pieces, mut bytes) = (0, 0);
         for entry in fs::read_dir(&temporary)? {
             let entry = entry?;
@@ -363,7 +362,7 @@ fn directory(kind: Kind) -> Option<&'static str> {
         Kind::Lease => "leases",
         Kind::Proof => "proofs",
         Kind::Forgotten => "forgotten",
-        Kind::Key => "keys",
+        Kind::Key => KEYS,
         Kind::Config => return None,
     })
 }
@@ -388,13 +387,38 @@ fn is_lower_hex(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Some of the names in a directory, for people; `None` when it is empty.
+/// Whether this is an empty directory of ours, or one that holds only what an attempt to make a repository leaves:
+/// keys, which open nothing without a configuration, and unfinished files.
+fn is_skeleton(entry: &fs::DirEntry) -> io::Result<bool> {
+    let name = entry.file_name();
+    let is_ours = |ours: &str| name == ours;
+    if !entry.file_type()?.is_dir() || !Kind::ALL.into_iter().filter_map(directory).chain([TEMPORARY]).any(is_ours) {
+        return Ok(false);
+    }
+    for inner in fs::read_dir(entry.path())? {
+        let inner = inner?;
+        let (file, text) = (inner.file_type()?.is_file(), inner.file_name());
+        let expected = match text.to_str() {
+            Some(text) if is_ours(KEYS) => parse_name(text).is_some(),
+            Some(text) if is_ours(TEMPORARY) => text.starts_with(TEMPORARY_PREFIX),
+            _ => false,
+        };
+        if !file || !expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Some of the names in a directory, for people; `None` when nothing is there but what a repository may be made over.
 fn contents(path: &Path) -> io::Result<Option<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(path)? {
-        names.insert(escape(entry?.file_name().as_bytes()));
+        let entry = entry?;
+        if entry.file_name() != LOST_AND_FOUND && !is_skeleton(&entry)? {
+            names.insert(escape(entry.file_name().as_bytes()));
+        }
     }
-    names.remove(LOST_AND_FOUND);
     let shown: Vec<&str> = names.iter().take(3).map(String::as_str).collect();
     let more = names.len() - shown.len();
     Ok(match (names.contains(CONFIG), more) {

@@ -4,11 +4,13 @@ mod bytes;
 mod damage;
 mod errors;
 mod full;
+mod init;
 mod interrupt;
 mod processes;
 mod restore;
 mod roundtrip;
 mod sets;
+mod space;
 mod unread;
 mod use_cases;
 

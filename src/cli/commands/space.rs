@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
+use crate::backend::BackendError;
 use crate::cli::args::{GcArgs, Global};
 use crate::cli::commands::{Context, open, snapshots};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{bytes, time};
+use crate::repo::RepoError;
 use crate::repo::gc::{self, Fate, GcOptions};
 use crate::retention::parse_duration;
 
@@ -23,7 +25,7 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
         }
     };
     let repository = open(global, context)?;
-    let report = gc::run(&repository, &GcOptions { grace, dry_run: args.dry_run }, context.monitor)?;
+    let report = gc::run(&repository, &GcOptions { grace, dry_run: args.dry_run }, context.monitor).map_err(full)?;
     for pack in &report.planned {
         context.output.object("pack", pack)?;
         let fate = match pack.fate {
@@ -53,6 +55,16 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
     }
     context.output.summary(&sentence, &report)?;
     Ok(Exit::Done)
+}
+
+/// Says what a gc needs room for.
+fn full(error: RepoError) -> anyhow::Error {
+    let why = "gc removes at once what holds nothing that is needed, but has to write what is still needed of other packs \
+               before it removes those";
+    match error {
+        RepoError::Backend(BackendError::Full { .. }) => anyhow::Error::from(error).context(why),
+        other => other.into(),
+    }
 }
 
 pub fn rebuild(global: &Global, context: &Context<'_>) -> Result<Exit> {

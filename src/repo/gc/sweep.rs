@@ -1,10 +1,13 @@
 //! The second phase: copy what is needed of the condemned packs, then remove them.
 //!
-//! Crash safety: copies are durable before the first removal, and removing is idempotent; until the tombstone itself is
-//! removed, the next gc does the rest. Copies of what is stored twice meanwhile are harmless.
+//! On a full disk, packs of which nothing stays go first: that is where the room for the copies comes from.
+//!
+//! Crash safety: copies are durable before a pack with something to copy is removed, and removing is idempotent; until
+//! the tombstone itself is removed, the next gc does the rest. Copies of what is stored twice meanwhile are harmless.
 
 use std::collections::HashMap;
 
+use crate::backend::BackendError;
 use crate::format::pack::ChunkEntry;
 use crate::format::record::Tombstone;
 use crate::format::{Kind, ObjectId, frame};
@@ -39,7 +42,13 @@ pub fn run(
             .into_iter()
             .filter(|pack| tombstone.packs.iter().any(|named| named.id == pack.id))
             .collect();
-        let unreadable = copy_all(repository, &condemned, &keep, monitor, report)?;
+        let unreadable = match copy_all(repository, &condemned, &keep, Copies::Write, monitor, report) {
+            Err(error @ RepoError::Backend(BackendError::Full { .. })) => {
+                condemned = make_room(repository, held, condemned, &keep, monitor, report)?.ok_or(error)?;
+                copy_all(repository, &condemned, &keep, Copies::Write, monitor, report)?
+            }
+            result => result?,
+        };
         if unreadable.is_empty() {
             break broken;
         }
@@ -63,12 +72,45 @@ pub fn run(
     Ok(())
 }
 
+/// Removes the packs of which nothing stays, so that there is room for copies; the others are returned, or `None` when
+/// that would give nothing. Before, all that stays is read once: a pack that turned out to be unreadable afterwards
+/// would have to stay as it is, and what its dead frames are built on would be gone.
+fn make_room(
+    repository: &Repository,
+    held: &Held<'_>,
+    condemned: Condemned,
+    keep: &Keep,
+    monitor: &dyn Monitor,
+    report: &mut GcReport,
+) -> Result<Option<Condemned>, RepoError> {
+    let (mut dead, mut others) = (Vec::new(), Vec::new());
+    for (pack, bits) in condemned {
+        let part = if keep.is_all_dead(repository, &pack)? { &mut dead } else { &mut others };
+        part.push((pack, bits));
+    }
+    if dead.is_empty() || !copy_all(repository, &others, keep, Copies::OnlyRead, monitor, report)?.is_empty() {
+        return Ok(None);
+    }
+    held.check()?;
+    remove(repository, &dead, &[], report)?;
+    Ok(Some(others))
+}
+
+/// What becomes of copies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    Write,
+    /// To know whether they could be made.
+    OnlyRead,
+}
+
 /// Copies what stays of the condemned packs. Those of which something cannot be read are returned; then what was copied
 /// is only a duplicate, and nothing may be removed yet.
 fn copy_all(
     repository: &Repository,
     condemned: &Condemned,
     keep: &Keep,
+    copies: Copies,
     monitor: &dyn Monitor,
     report: &mut GcReport,
 ) -> Result<Vec<(PackInfo, RepoError)>, RepoError> {
@@ -89,7 +131,7 @@ fn copy_all(
             }
             match copy(repository, &frame, keep) {
                 // Once something stays where it is, copies are of no use: the rest is only read.
-                Ok(Some(copy)) if unreadable.is_empty() => {
+                Ok(Some(copy)) if unreadable.is_empty() && copies == Copies::Write => {
                     packer.add(&copy.encoded, &copy.raw, &copy.prefix, &on_written)?;
                 }
                 Ok(_) => {}

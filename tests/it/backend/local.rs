@@ -11,11 +11,14 @@ use std::time::{Duration, SystemTime};
 use cairn::backend::local::Local;
 use cairn::backend::{Backend, BackendError, ByteRange, list_all};
 use cairn::format::{Kind, ObjectId};
+use cairn::progress::Silent;
+use cairn::repo::{InitOptions, OpenOptions, RepoError, Repository};
 use tempfile::TempDir;
 
 use crate::support::conformance::{check_backend, id};
 use crate::support::faulty::Faulty;
 use crate::support::machine::Tmpfs;
+use crate::support::{CHUNKS, credential};
 
 const ANY: ByteRange = ByteRange::All { limit: 1 << 30 };
 
@@ -92,7 +95,6 @@ fn a_new_repository_needs_an_empty_place() {
     };
     fs::create_dir_all(place.join("lost+found")).unwrap();
     Local::create(&place).unwrap();
-    assert_eq!(refused(&place), "data, forgotten, keys and 7 more");
     fs::write(place.join("config"), "{}").unwrap();
     assert_eq!(refused(&place), "a repository (there is a file named config)");
 
@@ -105,6 +107,33 @@ fn a_new_repository_needs_an_empty_place() {
 }
 
 #[test]
+fn only_what_an_attempt_leaves_counts_as_empty() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |found: &str, spoil: &dyn Fn(&Path)| {
+        let place = directory.path().join(found.replace('/', " "));
+        Local::create(&place).unwrap();
+        fs::write(place.join("keys").join(id(1, 1).to_string()), "a key").unwrap();
+        fs::write(place.join("tmp/.tmpXYZ"), "half").unwrap();
+        Local::create(&place).unwrap();
+        spoil(&place);
+        match Local::create(&place).map(drop) {
+            Err(BackendError::NotEmpty { found: told, .. }) => assert_eq!(told, found),
+            other => panic!("{found}: {other:?}"),
+        }
+    };
+    refused("data", &|place| fs::create_dir(place.join("data/ab")).unwrap());
+    refused("snapshots", &|place| fs::write(place.join("snapshots").join(id(1, 1).to_string()), "").unwrap());
+    refused("keys", &|place| fs::write(place.join("keys/house"), "").unwrap());
+    refused("tmp", &|place| fs::write(place.join("tmp/letter"), "").unwrap());
+    refused("letter", &|place| fs::write(place.join("letter"), "").unwrap());
+    refused("meta", &|place| {
+        fs::remove_dir(place.join("meta")).unwrap();
+        std::os::unix::fs::symlink("/etc", place.join("meta")).unwrap();
+    });
+    refused("a repository (there is a file named config)", &|place| fs::write(place.join("config"), "").unwrap());
+}
+
+#[test]
 fn of_many_that_make_a_repository_one_succeeds() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..30 {
@@ -112,19 +141,22 @@ fn of_many_that_make_a_repository_one_succeeds() {
         let (mut made, start) = (0, Barrier::new(4));
         let make = || {
             start.wait();
-            Local::create(&path).map(drop)
+            let options = InitOptions { chunk_sizes: CHUNKS, ..InitOptions::default() };
+            Repository::init(&Local::create(&path)?, &credential(), &options)
         };
         std::thread::scope(|scope| {
             let running: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
             for thread in running {
                 match thread.join().unwrap() {
-                    Ok(()) => made += 1,
-                    Err(BackendError::NotEmpty { .. }) => {}
+                    Ok(_) => made += 1,
+                    Err(RepoError::Backend(BackendError::NotEmpty { .. })) => {}
                     Err(other) => panic!("{other:?}"),
                 }
             }
         });
         assert_eq!(made, 1);
+        let backend: Arc<dyn Backend> = Arc::new(Local::open(&path).unwrap());
+        Repository::open(backend, &credential(), &OpenOptions::default(), &Silent).unwrap();
     }
 }
 

@@ -47,7 +47,7 @@ fn a_full_repository_ends_a_tree_backup_with_1_and_the_next_one_works_when_there
     let failed = on(&["--json", "backup", "--name", "t", tree.to_str().unwrap()]);
     assert!(text(&failed.stdout).contains("\"exit_code\":1"), "{}", text(&failed.stdout));
     assert!(!text(&failed.stdout).contains("notice"), "a file was blamed: {}", text(&failed.stdout));
-    assert_fails(failed, 1, &["no space left", "small/repo", "free some space"]);
+    assert_fails(failed, 1, &["no space left", "small/repo", "cairn gc --grace 0s"]);
     assert_eq!(summary(&ok(&["--json", "snapshots"]))["snapshots"], 1, "nothing was published");
     assert_eq!(ok(&["cat", "t", tree.join("first").to_str().unwrap()]).stdout, b"the first");
     ok(&["check", "--read-data"]);
