@@ -4,6 +4,7 @@
 //! * [`command`]: the standard output of a program.
 //! * [`wait`]: standard input, and waiting for input that can be interrupted.
 //! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
+//! * [`neo4j`]: Neo4j's store, copied while it is stopped.
 //! * [`secret`]: where drivers find passwords. [`attend`]: calls that block, and can be given up.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
@@ -13,6 +14,7 @@ pub mod command;
 pub mod elasticsearch;
 pub mod error;
 pub mod files;
+pub mod neo4j;
 pub mod secret;
 pub mod wait;
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod elasticsearch;
+mod neo4j;
 mod patterns;
 mod reader;
 mod roundtrip;

@@ -1,6 +1,7 @@
 //! Real servers for the scenarios: each value owns its process, and ends it when it is dropped.
 
 pub mod elasticsearch;
+pub mod neo4j;
 
 use std::fs::File;
 use std::io::Write;
