@@ -5,6 +5,7 @@
 //! * [`wait`]: standard input, and waiting for input that can be interrupted.
 //! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
 //! * [`neo4j`]: Neo4j's store, copied while it is stopped.
+//! * [`redis`]: queues, saved and emptied and pushed back.
 //! * [`secret`]: where drivers find passwords. [`attend`]: calls that block, and can be given up.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
@@ -15,6 +16,7 @@ pub mod elasticsearch;
 pub mod error;
 pub mod files;
 pub mod neo4j;
+pub mod redis;
 pub mod secret;
 pub mod wait;
 

@@ -4,6 +4,7 @@ mod command;
 mod elasticsearch;
 mod neo4j;
 mod patterns;
+mod queues;
 mod reader;
 mod roundtrip;
 mod secret;

@@ -6,5 +6,6 @@
 
 mod elasticsearch;
 mod neo4j;
+mod redis;
 mod report;
 mod servers;
