@@ -2,7 +2,7 @@
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::repo::SnapshotInfo;
 use crate::repo::records::DamagedSnapshot;
@@ -63,11 +63,15 @@ pub fn split_path(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Reads a time. A date alone means the end of that day in the zone: `NAME@2026-05-31` includes all of that day.
+/// Reads a time. A date alone means the end of that day in the zone: `NAME@2026-05-31` includes all of that day. A time
+/// without a fraction means the end of its second, because times are shown so: what is listed at 10:00:00 may have been
+/// made half a second later, and `NAME@TIME` of the time that is shown must find it.
 pub fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, SelectError> {
     let invalid = || SelectError::Time { text: text.to_owned() };
+    let rest_of_second = SignedDuration::new(0, if text.contains(['.', ',']) { 0 } else { 999_999_999 });
+    let whole = |time: Timestamp| time.checked_add(rest_of_second).map_err(|_| invalid());
     if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
+        return whole(time);
     }
     if let Ok(date) = text.parse::<Date>()
         && text.len() <= 10
@@ -77,7 +81,7 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, SelectError>
         return start.checked_sub(1.nanosecond()).map_err(|_| invalid());
     }
     let local = text.parse::<DateTime>().map_err(|_| invalid())?;
-    Ok(local.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp())
+    whole(local.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp())
 }
 
 /// Selects among snapshots that are sorted by time.

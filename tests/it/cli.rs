@@ -1,5 +1,6 @@
 //! The program as its users meet it.
 
+mod browse;
 mod bytes;
 mod damage;
 mod errors;
@@ -7,6 +8,7 @@ mod full;
 mod init;
 mod interrupt;
 mod processes;
+mod proof;
 mod restore;
 mod roundtrip;
 mod sets;
@@ -93,7 +95,8 @@ impl Place {
 
     fn store(&self, name: &str, bytes: &[u8]) {
         let mut command = self.command();
-        let mut child = command.args(["backup", "--stdin", "--name", name]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.args(["-q", "backup", "--stdin", "--name", name]).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(bytes).unwrap();
         assert!(child.wait().unwrap().success());
     }
