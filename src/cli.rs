@@ -54,7 +54,7 @@ fn run(cli: Cli, output: Output) -> Result<Exit> {
     let stop = Arc::new(StopFlag::default());
     let interrupts = Interrupts::listen(&stop)?;
     let bars = Bars::new(output, stop);
-    commands::run(cli, &commands::Context { output, monitor: &bars, interrupts: &interrupts })
+    commands::run(cli, &commands::Context { output, monitor: &bars, bars: &bars, interrupts: &interrupts })
 }
 
 fn start_log(verbose: u8) {

@@ -20,6 +20,10 @@ pub enum Phase {
     Mark,
     /// Rewriting and removing packs.
     Sweep,
+    /// Looking at every entry of trees.
+    Search,
+    /// Looking at two trees side by side.
+    Compare,
 }
 
 /// Something that an operator should know and that does not stop the operation.
@@ -75,7 +79,7 @@ pub struct StepEvent<'a> {
 /// Hears of progress. Called from several threads; must return quickly.
 pub trait Monitor: Send + Sync {
     /// A phase begins; `total` is its amount of work where it is known (bytes, or items for [`Phase::Mark`],
-    /// [`Phase::Index`] and [`Phase::Check`]).
+    /// [`Phase::Index`], [`Phase::Check`], [`Phase::Search`] and [`Phase::Compare`]).
     fn begin(&self, _phase: Phase, _total: Option<u64>) {}
     /// So many more units of the current phase are done.
     fn advance(&self, _units: u64) {}

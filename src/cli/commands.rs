@@ -23,6 +23,7 @@ use crate::backend::local::Local;
 use crate::cli::args::{Cli, Command, Global, IndexCommand, InitArgs};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::interrupts::Interrupts;
+use crate::cli::progress::Bars;
 use crate::cli::render::Output;
 use crate::cli::settings;
 use crate::orchestrate::select::{self, SelectError};
@@ -37,6 +38,8 @@ pub struct Context<'a> {
     pub output: Output,
     /// Who hears of progress.
     pub monitor: &'a dyn Monitor,
+    /// The same, for results that are printed while a bar may be drawn.
+    pub bars: &'a Bars,
     /// What a signal does.
     pub interrupts: &'a Interrupts,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::cli::render::Output;
 use crate::progress::{Monitor, Notice, Phase, StopFlag};
@@ -27,7 +27,7 @@ impl Bars {
     }
 
     /// Prints while the bar is out of the way.
-    fn suspended(&self, print: impl FnOnce()) {
+    pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
         match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -50,6 +50,8 @@ fn word(phase: Phase) -> &'static str {
         Phase::ReadData => "reading back",
         Phase::Mark => "following",
         Phase::Sweep => "rewriting",
+        Phase::Search => "searching",
+        Phase::Compare => "comparing",
     }
 }
 
@@ -58,10 +60,14 @@ fn style(phase: Phase, has_total: bool) -> ProgressStyle {
     let template = match (in_bytes, has_total) {
         (true, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}",
         (true, false) => "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed} {wide_msg}",
-        (false, true) => "{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta} left {wide_msg}",
-        (false, false) => "{prefix} {spinner} {pos} {per_sec} {elapsed} {wide_msg}",
+        (false, true) => "{prefix} [{bar:30}] {pos}/{len} {rate} {eta} left {wide_msg}",
+        (false, false) => "{prefix} {spinner} {pos} {rate} {elapsed} {wide_msg}",
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // What cannot be drawn is drawn the next time.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    })
 }
 
 impl Monitor for Bars {
@@ -75,6 +81,8 @@ impl Monitor for Bars {
         };
         bar.set_style(style(phase, total.is_some()));
         bar.set_prefix(word(phase));
+        // At once: what is going on is known before the first unit is done.
+        bar.tick();
         bar.enable_steady_tick(Duration::from_millis(200));
         *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
     }

@@ -137,7 +137,7 @@ pub fn to_directory(
     let (counts, fatal) = (Counts::default(), Mutex::new(None));
     let left_out = Patterns::new(snapshot.excludes.iter().map(|glob| &glob.0))?;
     let restore = Restore { left_out, repository, options, monitor, snapshot, target, counts, fatal };
-    monitor.begin(Phase::Restore, Some(snapshot.summary.bytes));
+    monitor.begin(Phase::Restore, Some(restore.total()?));
     let mut report = Report::default();
     let found = std::thread::scope(|scope| {
         let (sender, receiver) = bounded(QUEUE);
@@ -175,6 +175,20 @@ pub fn to_directory(
 }
 
 impl Restore<'_> {
+    /// How much there is to restore. Of a part it is counted from its entries, so that the time left is right.
+    fn total(&self) -> Result<u64, OrchestrateError> {
+        let RestoreOptions { path, include, exclude, .. } = self.options;
+        if self.snapshot.kind == SnapshotKind::Stream || (path.is_empty() && include.is_empty() && exclude.is_empty()) {
+            return Ok(self.snapshot.summary.bytes);
+        }
+        let mut total = 0;
+        self.each(&mut |entry, selected| {
+            total += entry.content().filter(|_| selected).map_or(0, |content| content.bytes);
+            Ok(())
+        })?;
+        Ok(total)
+    }
+
     fn check(&self) -> Result<(), OrchestrateError> {
         if self.monitor.interrupted() {
             return Err(RepoError::Interrupted.into());

@@ -8,6 +8,7 @@ mod full;
 mod init;
 mod interrupt;
 mod processes;
+mod progress;
 mod proof;
 mod restore;
 mod roundtrip;

@@ -16,10 +16,10 @@ use crate::format::record::SnapshotKind;
 use crate::format::tree::{Entry, Node, compare_paths};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::locate::locate;
-use crate::progress::Notice;
+use crate::progress::{Notice, Phase};
 use crate::repo::reader::TreeReader;
 use crate::repo::records::DamagedSnapshot;
-use crate::repo::{Repository, SnapshotInfo, chain};
+use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::files::Patterns;
 
 pub fn ls(global: &Global, args: LsArgs, context: &Context<'_>) -> Result<Exit> {
@@ -66,7 +66,9 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
         info.snapshot.kind == SnapshotKind::Tree && args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
     };
     let mut failed = 0;
+    context.monitor.begin(Phase::Search, Some(all.found.iter().filter(wanted).map(entries).sum()));
     for info in all.found.iter().filter(wanted) {
+        context.monitor.item(&format!("{} {}", info.id.short(), info.snapshot.name));
         for entry in repository.tree(&info.snapshot.content)? {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -78,16 +80,19 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
                     break;
                 }
             };
+            step(context)?;
             if patterns.matches(&entry.path, matches!(entry.node, Node::Directory)) {
                 matches += 1;
                 let mut object = entry_json(&entry);
                 object["snapshot"] = json!(info.id);
                 context.output.object("match", object)?;
                 let series = escape(info.snapshot.name.as_bytes());
-                context.output.line(&format!("{} {series} {}", info.id.short(), entry_line(&entry)))?;
+                let line = format!("{} {series} {}", info.id.short(), entry_line(&entry));
+                context.bars.suspended(|| context.output.line(&line))?;
             }
         }
     }
+    context.monitor.end();
     context.output.summary(&format!("{matches} matches"), json!({ "matches": matches }))?;
     let may_fit = |damaged: &&DamagedSnapshot| {
         let named = |name: &String| damaged.name.as_ref().is_none_or(|other| other == name);
@@ -98,6 +103,18 @@ pub fn find(global: &Global, args: FindArgs, context: &Context<'_>) -> Result<Ex
         return Err(anyhow::anyhow!("{} snapshots could not be searched; each is named above", failed + unread));
     }
     Ok(Exit::Done)
+}
+
+/// Counts an entry that was looked at.
+fn step(context: &Context<'_>) -> Result<()> {
+    context.monitor.advance(1);
+    if context.monitor.interrupted() { Err(RepoError::Interrupted.into()) } else { Ok(()) }
+}
+
+/// How many entries a tree has, as its backup counted.
+fn entries(info: &SnapshotInfo) -> u64 {
+    let summary = &info.snapshot.summary;
+    summary.files + summary.directories + summary.others
 }
 
 pub fn diff(global: &Global, args: DiffArgs, context: &Context<'_>) -> Result<Exit> {
@@ -125,6 +142,7 @@ fn diff_trees(
     new: &SnapshotInfo,
     context: &Context<'_>,
 ) -> Result<[u64; 3]> {
+    context.monitor.begin(Phase::Compare, Some(entries(old).max(entries(new))));
     let mut old = repository.tree(&old.snapshot.content)?;
     let mut new = repository.tree(&new.snapshot.content)?;
     let (mut a, mut b) = (next(&mut old)?, next(&mut new)?);
@@ -132,9 +150,10 @@ fn diff_trees(
     let mut say = |sign: char, index: usize, change: &str, path: &[u8]| {
         counts[index] += 1;
         context.output.object("difference", json!({ "change": change, "path": format!("/{}", escape(path)) }))?;
-        context.output.line(&format!("{sign} /{}", escape(path)))
+        context.bars.suspended(|| context.output.line(&format!("{sign} /{}", escape(path))))
     };
     loop {
+        step(context)?;
         let order = match (&a, &b) {
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
@@ -159,6 +178,7 @@ fn diff_trees(
             _ => break,
         }
     }
+    context.monitor.end();
     Ok(counts)
 }
 

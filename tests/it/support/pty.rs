@@ -54,6 +54,11 @@ impl Terminal {
         (&self.master).write_all(keys).unwrap();
     }
 
+    /// Shows something, as a program would.
+    pub fn say(&self, words: &str) {
+        (&self.slave).write_all(words.as_bytes()).unwrap();
+    }
+
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
