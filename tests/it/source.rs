@@ -2,6 +2,7 @@
 
 mod command;
 mod elasticsearch;
+mod elasticsearch_http;
 mod neo4j;
 mod patterns;
 mod queues;

@@ -390,10 +390,16 @@ fn read(mut response: Response, deadline: Instant) -> Result<Vec<u8>, Lost> {
             Ok(0) => return Ok(bytes),
             Ok(count) if bytes.len() + count > MAX_ANSWER => return Err(Lost::TooLong),
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Err(Lost::Late),
+            Err(error) if timed_out(&error) => return Err(Lost::Late),
             Err(error) => return Err(Lost::Broken(error)),
         }
     }
+}
+
+/// The library hides its own error, which alone says so, in one of the system's.
+fn timed_out(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<reqwest::Error>());
+    error.kind() == std::io::ErrorKind::TimedOut || inner.is_some_and(reqwest::Error::is_timeout)
 }
 
 fn refusal(status: u16, answer: Option<&Value>, bytes: &[u8]) -> Refusal {

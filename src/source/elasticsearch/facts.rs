@@ -100,7 +100,13 @@ impl Client {
                 return Err(self.unclear(format!("{call} failed on some shard, so {index} cannot be counted")));
             }
             if operation == "_count" {
-                return self.number(&answer, "/count").map(Ok);
+                // A frozen index is passed over in silence, which would be recorded as no documents.
+                return match (shards("total"), shards("successful")) {
+                    (Some(total), Some(successful)) if total > 0 && total == successful => {
+                        self.number(&answer, "/count").map(Ok)
+                    }
+                    _ => Ok(Err("is frozen, or not all of its shards answer")),
+                };
             }
         }
         Ok(Err("could not be counted"))
