@@ -1,5 +1,6 @@
 //! One recovery point of a whole platform: services at rest, every component captured, everything up again.
 //!
+//! * [`profile`]: what the platform consists of, as the operator writes it.
 //! * [`state`]: the directory that outlives a run: the lock, and the journal's file.
 //! * [`journal`]: what was begun and what will have to be undone, durable before it is begun.
 //! * [`run`]: steps and their undoing, in order; what `resume` does after a crash.
@@ -9,5 +10,6 @@
 
 pub mod journal;
 pub mod metrics;
+pub mod profile;
 pub mod run;
 pub mod state;

@@ -1,4 +1,5 @@
 //! Platforms, without servers: profiles, plans, the journal of a run and its undoing. Real servers are in `tests/live`.
 
 mod metrics;
+mod profile;
 mod run;
