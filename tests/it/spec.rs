@@ -22,6 +22,12 @@ pub fn reader<S: AsRef<OsStr>>(repository: &Path, password_file: &Path, argument
     Some(command.output().unwrap())
 }
 
+/// The depth of the deepest delta that a `verify` decoded.
+pub fn deepest(output: &[u8]) -> u32 {
+    let text = String::from_utf8_lossy(output);
+    text.trim_end().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 /// A script of `format-spec/`, ready to be given arguments.
 fn script(name: &str) -> Option<Command> {
     match python() {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 use tempfile::TempDir;
 
-use super::reader;
+use super::{deepest, reader};
 use crate::support::machine::skip;
 use crate::support::noise;
 
@@ -107,12 +107,6 @@ fn dump(version: u32) -> Vec<u8> {
     }
     dump.extend(noise(&format!("tail {version}"), 1 << 20));
     dump
-}
-
-/// The depth of the deepest delta that a `verify` decoded.
-fn deepest(output: &[u8]) -> u32 {
-    let text = String::from_utf8_lossy(output);
-    text.trim_end().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
