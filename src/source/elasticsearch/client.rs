@@ -1,6 +1,6 @@
 //! Requests to Elasticsearch and their bounded answers; who the server is, and how it is.
 //!
-//! Invariant: no answer takes more memory than [`MAX_ANSWER`] or more time than the request's limit, whatever the
+//! Invariant: no answer takes more memory than 64 MiB or more time than the request's limit, whatever the
 //! server sends; credentials go to the configured address only, since redirections are not followed and proxies are
 //! not used.
 
