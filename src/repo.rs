@@ -37,7 +37,7 @@ use crate::format::content::Content;
 use crate::format::crypto::{Keys, MasterKey};
 use crate::format::key::{Credential, KeyObject, PasswordCost};
 use crate::format::record::{Proof, Snapshot, Tombstone};
-use crate::format::{Kind, ObjectId, RepositoryId};
+use crate::format::{FormatError, Kind, ObjectId, RepositoryId};
 use crate::progress::Monitor;
 use crate::repo::bitmap::Bitmap;
 use crate::repo::cache::CacheDir;
@@ -275,7 +275,10 @@ pub fn read_config(backend: &dyn Backend) -> Result<Config, RepoError> {
         BackendError::NotFound { location, .. } => BackendError::NoRepository { location },
         other => other,
     })?;
-    Ok(Config::decode(&stored)?)
+    Config::decode(&stored).map_err(|error| match error {
+        error @ (FormatError::Version { .. } | FormatError::Feature { .. }) => error.into(),
+        source => RepoError::Config { location: backend.location(), source },
+    })
 }
 
 /// An error and its causes, in one line.

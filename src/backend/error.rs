@@ -56,7 +56,7 @@ pub enum BackendError {
         source: io::Error,
     },
     /// Anything else that the system refused.
-    #[error("cannot {action} {what} in {location}")]
+    #[error("cannot {action} {what} in {location}{}", advice(source))]
     Io {
         /// The verb.
         action: &'static str,
@@ -83,6 +83,16 @@ pub enum BackendError {
         /// What is there.
         found: String,
     },
+}
+
+/// What helps against what the system said.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; run as the user who owns the repository, or change its permissions",
+        io::ErrorKind::ReadOnlyFilesystem => "; what writes needs a file system that is not mounted read-only",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => "; a file is where a directory should be",
+        _ => "",
+    }
 }
 
 impl BackendError {

@@ -106,7 +106,8 @@ fn password_file(path: &Path, output: &Output) -> Result<Credential> {
 fn key_file(path: &Path, output: &Output) -> Result<Credential> {
     let bytes = secret_file(path, output, 33)?;
     let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
-        Usage(format!("{} is no key file: it must have exactly 32 bytes, it has {}", escape_path(path), bytes.len()))
+        let found = if bytes.len() > 32 { "more".to_owned() } else { bytes.len().to_string() };
+        Usage(format!("{} is no key file: it must have exactly 32 bytes, it has {found}", escape_path(path)))
     })?;
     Ok(Credential::KeyFile(Zeroizing::new(key)))
 }
@@ -122,7 +123,9 @@ fn secret_file(path: &Path, output: &Output, limit: u64) -> Result<Zeroizing<Vec
         file.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    open().with_context(|| format!("cannot read {}", escape_path(path)))
+    open().with_context(|| {
+        format!("cannot read {}, which should open the repository: check path and permissions", escape_path(path))
+    })
 }
 
 fn make_key_file(path: &Path) -> Result<()> {

@@ -122,6 +122,10 @@ pub fn to_directory(
     if options.delete && snapshot.kind == SnapshotKind::Stream {
         return Err(OrchestrateError::Unfit("--delete is for trees; this snapshot is a stream".to_owned()));
     }
+    if !options.path.is_empty() && snapshot.kind == SnapshotKind::Stream {
+        let why = format!("snapshot {short_id} is a stream and has no paths in it: leave out :/PATH");
+        return Err(OrchestrateError::Unfit(why));
+    }
     if options.delete && !(options.include.is_empty() && options.exclude.is_empty()) {
         let why = "--delete with --include or --exclude is refused: what was left out would be removed";
         return Err(OrchestrateError::Unfit(why.to_owned()));

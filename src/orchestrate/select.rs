@@ -22,7 +22,7 @@ pub enum SelectError {
         text: String,
     },
     /// Nothing fits.
-    #[error("no snapshot is selected by {text:?}: see `cairn snapshots`")]
+    #[error("no snapshot is selected by {text:?}: see `cairn snapshots`{}", hint(text))]
     None {
         /// What was given.
         text: String,
@@ -46,13 +46,24 @@ pub enum SelectError {
         oldest: String,
     },
     /// Several fit.
-    #[error("{text:?} is ambiguous: it may be {candidates}")]
+    #[error("{text:?} is ambiguous: it may be {candidates}; give more digits of the id")]
     Ambiguous {
         /// What was given.
         text: String,
         /// What it may be.
         candidates: String,
     },
+}
+
+/// What is probably wrong with a word that selects nothing.
+fn hint(text: &str) -> String {
+    if text.contains(':') && !text.contains('@') {
+        return "; a path in a snapshot begins with a slash, as in NAME:/PATH".to_owned();
+    }
+    if text.len() < MIN_PREFIX && !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return format!("; the beginning of an id needs at least {MIN_PREFIX} digits");
+    }
+    String::new()
 }
 
 /// Splits `SNAP:PATH`. Times contain colons, so the path begins at the first `:/`, or is absent.

@@ -12,6 +12,16 @@ pub enum RepoError {
     /// Encoding or encrypting failed.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The configuration cannot be used.
+    #[error(
+        "the file config in {location} cannot be used; put it back from a copy, nothing else is known to be damaged"
+    )]
+    Config {
+        /// The storage.
+        location: String,
+        /// What is wrong with it.
+        source: FormatError,
+    },
     /// A stored object cannot be used.
     #[error("{kind} {id} cannot be used: run `cairn check`")]
     Object {
@@ -118,7 +128,9 @@ pub enum RepoError {
         id: ObjectId,
     },
     /// No key or several have this prefix.
-    #[error("{count} keys begin with {prefix:?}: see `cairn key list`")]
+    #[error(
+        "{count} keys begin with {prefix:?}: see `cairn key list`, and give at least 4 digits that only one key begins with"
+    )]
     KeyPrefix {
         /// The prefix given.
         prefix: String,

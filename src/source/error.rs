@@ -203,7 +203,7 @@ pub enum TargetError {
         source: io::Error,
     },
     /// The system refused; the entry is not in place.
-    #[error("cannot {action} {path}")]
+    #[error("cannot {action} {path}{}", advice(source))]
     Io {
         /// The verb.
         action: &'static str,
@@ -212,6 +212,17 @@ pub enum TargetError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// What helps against what the system said.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; choose a target that this user may write, or run as one who may",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "; something that is no directory is in its place"
+        }
+        _ => "",
+    }
 }
 
 impl TargetError {

@@ -16,6 +16,7 @@ mod sets;
 mod space;
 mod unread;
 mod use_cases;
+mod words;
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

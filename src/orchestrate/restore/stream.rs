@@ -95,7 +95,7 @@ pub fn write(
     let (content, extents, size) = match snapshot.kind {
         SnapshotKind::Stream if path.is_empty() => (snapshot.content, None, snapshot.content.bytes),
         SnapshotKind::Stream => {
-            let why = format!("snapshot {short_id} is a stream and has no paths in it");
+            let why = format!("snapshot {short_id} is a stream and has no paths in it: leave out the path");
             return Err(OrchestrateError::Unfit(why));
         }
         SnapshotKind::Tree => {
@@ -103,7 +103,10 @@ pub fn write(
             match entry.node {
                 Node::File { size, extents, content } => (content, extents, size),
                 _ => {
-                    let why = format!("/{} is not a regular file: use --target", escape(path));
+                    let why = format!(
+                        "/{} is not a regular file: name one, or use `cairn restore` with --target",
+                        escape(path)
+                    );
                     return Err(OrchestrateError::Unfit(why));
                 }
             }
