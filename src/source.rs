@@ -2,6 +2,7 @@
 //!
 //! * [`files`]: file trees of this machine, walked in the order of the tree format and written back beneath a target.
 //! * [`command`]: the standard output of a program.
+//! * [`postgres`]: PostgreSQL clusters, as SQL or as files.
 //! * [`wait`]: standard input, and waiting for input that can be interrupted.
 //! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
 //! * [`neo4j`]: Neo4j's store, copied while it is stopped.
@@ -16,6 +17,7 @@ pub mod elasticsearch;
 pub mod error;
 pub mod files;
 pub mod neo4j;
+pub mod postgres;
 pub mod redis;
 pub mod secret;
 pub mod wait;

@@ -51,7 +51,21 @@ pub(super) fn until_readable_by(
     stop: &dyn Fn() -> bool,
     deadline: Option<Instant>,
 ) -> io::Result<bool> {
-    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    until(input, PollFlags::IN, stop, deadline)
+}
+
+/// Returns when `output` takes something, or nobody reads it any more.
+pub(super) fn until_writable(output: impl AsFd, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    until(output, PollFlags::OUT, stop, None).map(|_| ())
+}
+
+fn until(
+    descriptor: impl AsFd,
+    events: PollFlags,
+    stop: &dyn Fn() -> bool,
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
+    let mut polled = [PollFd::new(&descriptor, events)];
     loop {
         let left = deadline.map_or(INTERVAL, |deadline| deadline.saturating_duration_since(Instant::now()));
         let interval = Timespec { tv_sec: 0, tv_nsec: i64::from(left.min(INTERVAL).subsec_nanos()) };

@@ -6,6 +6,7 @@
 
 mod elasticsearch;
 mod neo4j;
+mod postgres;
 mod redis;
 mod report;
 mod servers;

@@ -2,6 +2,7 @@
 
 pub mod elasticsearch;
 pub mod neo4j;
+pub mod postgres;
 pub mod redis;
 
 use std::fs::File;

@@ -1,0 +1,33 @@
+//! PostgreSQL 11 to 17: what a running cluster says of itself, its capture, and its restore.
+//!
+//! Queries go through a connection of our own; data goes through PostgreSQL's own programs, run as the server's
+//! account. All of it is synchronous.
+//!
+//! | to | is |
+//! |---|---|
+//! | name a cluster | [`PostgresSettings`], which a profile embeds |
+//! | ask a running server | [`Cluster`]: version, activity, coordinates, databases, tablespaces, data directory |
+//! | know whether the programs are there and fit the server | [`tools()`] |
+//! | count, with checksums | [`counts()`] for a database, [`facts()`] for a cluster, [`compare()`] for what differs |
+//! | capture as SQL while it runs | [`Dump`]: a stream, and facts that are true of exactly that stream |
+//! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
+//!
+//! Invariant: nothing counts as captured before everything that made it has ended well: [`Dump::finish`] gives facts
+//! only if each program exited with status 0, each part of the stream ended with its completion mark, and each table
+//! was counted in the snapshot that was dumped.
+
+mod cluster;
+mod compare;
+mod counts;
+mod dump;
+mod restore;
+mod settings;
+mod tools;
+
+pub use cluster::{Activity, Cluster, Coordinates, Database, Session, Tablespace, Version};
+pub use compare::{Difference, compare};
+pub use counts::{Scope, Snapshot, counts, facts};
+pub use dump::Dump;
+pub use restore::{contents, restore_dump};
+pub use settings::{Method, PostgresSettings};
+pub use tools::{Tool, tools};
