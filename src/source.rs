@@ -7,6 +7,7 @@
 //! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
 //! * [`neo4j`]: Neo4j's store, copied while it is stopped.
 //! * [`redis`]: queues, saved and emptied and pushed back.
+//! * [`systemd`]: services, stopped and started and watched. [`process`]: leftover processes, PID files, connections.
 //! * [`secret`]: where drivers find passwords. [`attend`]: calls that block, and can be given up.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
@@ -18,8 +19,10 @@ pub mod error;
 pub mod files;
 pub mod neo4j;
 pub mod postgres;
+pub mod process;
 pub mod redis;
 pub mod secret;
+pub mod systemd;
 pub mod wait;
 
 pub use error::{SourceError, TargetError};

@@ -7,6 +7,7 @@
 mod elasticsearch;
 mod neo4j;
 mod postgres;
+mod process;
 mod redis;
 mod report;
 mod servers;

@@ -115,6 +115,11 @@ impl Celery {
         self.environment.join("bin").join(name)
     }
 
+    /// Where `tasks.py` is.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Puts tasks into a queue.
     pub fn send(&self, queue: &str, count: usize, seconds: f64, priority: Option<u8>) {
         let mut command = Command::new(self.program("python"));
@@ -135,6 +140,13 @@ impl Celery {
             .stderr(log)
             .spawn();
         Worker(child.unwrap())
+    }
+}
+
+impl Worker {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 }
 

@@ -1,0 +1,138 @@
+//! What this machine says: established connections, logins, free space.
+//!
+//! Invariant: nothing is kept of an answer but counts and a bounded number of examples.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{stat, statvfs};
+
+use crate::source::SourceError;
+use crate::source::command::CommandSpec;
+
+/// Peers that are told of a port.
+const PEERS: usize = 20;
+/// What `who` may write.
+const WHO: usize = 256 << 10;
+/// What it may take.
+const WHO_LIMIT: Duration = Duration::from_secs(20);
+/// The state of an established connection in `/proc/net/tcp`.
+const ESTABLISHED: &str = "01";
+
+/// Who is connected to a port of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// How many connections are established.
+    pub count: u64,
+    /// The other ends of some of them.
+    pub peers: BTreeSet<SocketAddr>,
+}
+
+/// The established connections to local ports; every port that is asked for is in the answer.
+pub fn connections(ports: &[u16]) -> Result<BTreeMap<u16, Connected>, SourceError> {
+    let mut found: BTreeMap<u16, Connected> = ports.iter().map(|port| (*port, Connected::default())).collect();
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let failed = |source| SourceError::Unreadable { action: "read", path: path.to_owned(), source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // Without IPv6 there is no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        for line in BufReader::new(file).lines().skip(1) {
+            let line = line.map_err(failed)?;
+            let fields: Vec<&str> = line.split_whitespace().take(4).collect();
+            let [_, local, remote, state] = fields[..] else { continue };
+            let (Some(local), Some(remote)) = (address(local), address(remote)) else {
+                let what = format!("this line is not understood: {line:?}");
+                return Err(SourceError::Answer { server: path.to_owned(), what });
+            };
+            if state == ESTABLISHED
+                && let Some(connected) = found.get_mut(&local.port())
+            {
+                connected.count += 1;
+                if connected.peers.len() < PEERS {
+                    connected.peers.insert(remote);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// An address as the kernel writes it: words of the address in hexadecimal, each in the machine's byte order.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, piece) in bytes.chunks_mut(4).enumerate() {
+                piece.copy_from_slice(&word(at)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Somebody who is logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The terminal.
+    pub terminal: String,
+    /// Since when, and from where, as `who` says it.
+    pub detail: String,
+}
+
+/// Who is logged in, as a program such as `who` says.
+pub fn logins(who: &[String], stop: &dyn Fn() -> bool) -> Result<Vec<Login>, SourceError> {
+    let output = CommandSpec::new(who).run(WHO, WHO_LIMIT, stop)?.output()?;
+    let text = String::from_utf8_lossy(&output);
+    let login = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (user, terminal) = (fields.next()?.to_owned(), fields.next()?.to_owned());
+        Some(Login { user, terminal, detail: fields.collect::<Vec<_>>().join(" ") })
+    };
+    Ok(text.lines().filter_map(login).collect())
+}
+
+/// Room on a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// The directory that was looked at: the path itself, or the nearest one above it that exists.
+    pub directory: PathBuf,
+    /// Bytes that we may still write.
+    pub bytes: u64,
+    /// Its size.
+    pub total: u64,
+    /// Files that may still be made; `None` where the file system sets no limit.
+    pub files: Option<u64>,
+    /// Which file system it is: what two directories on the same one need has to be added up.
+    pub device: u64,
+}
+
+/// How much room there is for something that is to be at a path.
+pub fn free_space(path: &Path) -> Result<FreeSpace, SourceError> {
+    let failed =
+        |source| SourceError::Unreadable { action: "tell the free space at", path: path.display().to_string(), source };
+    let directory = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let room = statvfs(directory).map_err(|error| failed(error.into()))?;
+    let device = stat(directory).map_err(|error| failed(error.into()))?.st_dev;
+    Ok(FreeSpace {
+        directory: directory.to_owned(),
+        bytes: room.f_bavail.saturating_mul(room.f_frsize),
+        total: room.f_blocks.saturating_mul(room.f_frsize),
+        files: (room.f_files > 0).then_some(room.f_favail),
+        device,
+    })
+}

@@ -1,0 +1,140 @@
+//! Stopping and starting units.
+//!
+//! Invariant: both are idempotent, and return `Ok` only once the unit is in the state that was wanted with no job left.
+//! systemd is told what to do without being waited for (`--no-block`), so that a stop by the operator is never deaf; what
+//! becomes of it is watched here.
+
+use std::time::{Duration, Instant};
+
+use crate::source::SourceError;
+use crate::source::attend::pause;
+use crate::source::systemd::{Activity, Load, Systemd, UnitState};
+
+/// How often a unit's state is asked for: first, and at the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was so before.
+    Already(UnitState),
+    /// It is so now. A unit that was stopped may have failed in the course: see its result.
+    Done(UnitState),
+}
+
+impl Change {
+    /// The unit as it is now.
+    pub fn state(&self) -> &UnitState {
+        match self {
+            Change::Already(state) | Change::Done(state) => state,
+        }
+    }
+}
+
+impl Systemd {
+    /// Stops a unit and waits until nothing of it is left. A masked unit that runs is stopped, too.
+    pub fn stop(&self, unit: &str, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Change, SourceError> {
+        let before = self.state(unit, stop)?;
+        if before.load == Load::Missing && before.is_stopped() {
+            return Err(self.refused(&before, "there is no such unit; correct the profile"));
+        }
+        if before.is_stopped() {
+            return Ok(Change::Already(before));
+        }
+        self.run(&["stop", "--no-block", "--", &before.name], stop)?.output()?;
+        let started = Instant::now();
+        let mut look = LOOKS.0;
+        loop {
+            let state = self.state(&before.name, stop)?;
+            if state.is_stopped() {
+                return Ok(Change::Done(state));
+            }
+            if state.activity == Activity::Active && !state.job {
+                let why =
+                    "it was stopped and is running again: see what else starts it (a socket, a timer, another unit)";
+                return Err(self.refused(&state, why));
+            }
+            if started.elapsed() >= limit {
+                return Err(self.late("did not stop", &state, limit, stop));
+            }
+            pause(look, stop)?;
+            look = (look * 2).min(LOOKS.1);
+        }
+    }
+
+    /// Starts a unit and waits until it runs, and goes on running for the time that is set to settle. A unit that does
+    /// its work and ends (`oneshot`) has started when it has ended well.
+    pub fn start(&self, unit: &str, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Change, SourceError> {
+        let before = self.state(unit, stop)?;
+        match &before.load {
+            Load::Loaded => {}
+            Load::Missing => return Err(self.refused(&before, "there is no such unit; correct the profile")),
+            Load::Masked => {
+                let why = format!("it is masked, so it must not be started; systemctl unmask {}", before.name);
+                return Err(self.refused(&before, &why));
+            }
+            Load::Other(load) => {
+                let why = format!("systemd cannot use its file ({load}); see systemctl status {}", before.name);
+                return Err(self.refused(&before, &why));
+            }
+        }
+        if before.activity == Activity::Active && !before.job {
+            return Ok(Change::Already(before));
+        }
+        if before.activity == Activity::Failed {
+            // It may have failed too often to be started again.
+            self.run(&["reset-failed", "--", &before.name], stop)?.output()?;
+        }
+        self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
+        let started = Instant::now();
+        let mut look = LOOKS.0;
+        loop {
+            let state = self.state(&before.name, stop)?;
+            match state.activity {
+                Activity::Active if !state.job && self.settles(&state, stop)? => return Ok(Change::Done(state)),
+                Activity::Failed if !state.job => return Err(self.failed(&state, stop)),
+                Activity::Inactive if !state.job => {
+                    return match (state.kind.as_str(), state.result.as_str()) {
+                        ("oneshot", "success") => Ok(Change::Done(state)),
+                        _ => Err(self.failed(&state, stop)),
+                    };
+                }
+                _ => {}
+            }
+            if started.elapsed() >= limit {
+                return Err(self.late("did not start", &state, limit, stop));
+            }
+            pause(look, stop)?;
+            look = (look * 2).min(LOOKS.1);
+        }
+    }
+
+    /// Whether a unit that is active is still the same a little later. A `simple` unit is active the moment that its
+    /// process exists, whatever becomes of it.
+    fn settles(&self, state: &UnitState, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
+        pause(Duration::from_secs(self.settings.settle_seconds), stop)?;
+        let later = self.state(&state.name, stop)?;
+        Ok(later.activity == Activity::Active && later.main_pid == state.main_pid)
+    }
+
+    fn refused(&self, state: &UnitState, why: &str) -> SourceError {
+        SourceError::Answer { server: state.shown(), what: why.to_owned() }
+    }
+
+    fn failed(&self, state: &UnitState, stop: &dyn Fn() -> bool) -> SourceError {
+        let words = self.words(state, stop);
+        self.refused(state, &format!("it does not start; see systemctl status {}{words}", state.name))
+    }
+
+    fn late(&self, what: &str, state: &UnitState, limit: Duration, stop: &dyn Fn() -> bool) -> SourceError {
+        let words = self.words(state, stop);
+        SourceError::Timeout { what: format!("{}{words}\nit {what}", state.shown()), limit }
+    }
+
+    fn words(&self, state: &UnitState, stop: &dyn Fn() -> bool) -> String {
+        match self.last_words(&state.name, stop).as_str() {
+            "" => String::new(),
+            words => format!("; its last words:\n{words}"),
+        }
+    }
+}
