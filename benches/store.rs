@@ -140,8 +140,9 @@ const PACK_CHUNKS: u64 = 6400;
 
 fn index(packs: u64) -> (tempfile::TempDir, Index) {
     let directory = tempfile::tempdir().unwrap();
-    let cache = CacheDir::open(Some(directory.path()), RepositoryId::from_bytes([3; 32])).unwrap();
-    let index = Index::open(&cache).unwrap();
+    let repository = RepositoryId::from_bytes([3; 32]);
+    let cache = CacheDir::open(Some(directory.path()), repository).unwrap();
+    let index = Index::open(&cache, repository).unwrap();
     for number in 0..packs {
         let (id, frames) = pack(number);
         index.add_pack(Kind::DataPack, &id, 1 << 20, &[0; 40], &frames).unwrap();

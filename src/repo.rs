@@ -38,7 +38,7 @@ use crate::format::crypto::{Keys, MasterKey};
 use crate::format::key::{Credential, KeyObject, PasswordCost};
 use crate::format::record::{Proof, Snapshot, Tombstone};
 use crate::format::{FormatError, Kind, ObjectId, RepositoryId};
-use crate::progress::Monitor;
+use crate::progress::{Monitor, Notice};
 use crate::repo::bitmap::Bitmap;
 use crate::repo::cache::CacheDir;
 use crate::repo::frames::Frames;
@@ -156,13 +156,19 @@ impl Repository {
         let master = keys::unlock(backend.as_ref(), config.id, credential)?;
         let keys = Keys::derive(&master, config.id);
         config.verify(&keys)?;
-        let cache = CacheDir::open(options.cache.as_deref(), config.id)?;
-        let index = Arc::new(Index::open(&cache)?);
+        let (cache, index) = open_index(options.cache.as_deref(), &config, monitor)?;
+        let index = Arc::new(index);
         let frames = Arc::new(Frames::new(backend.clone(), keys.clone(), index.clone()));
         let host = options.host.clone();
         let unusable = Mutex::default();
         let repository = Repository { backend, config, keys, master, index, frames, unusable, host, cache };
-        repository.refresh(monitor)?;
+        if let Err(error) = repository.refresh(monitor) {
+            // The index is no reason to fail; anything else fails again.
+            match error {
+                RepoError::Index { .. } => drop(repository.heal_index(monitor)?),
+                error => return Err(error),
+            }
+        }
         Ok(repository)
     }
 
@@ -172,6 +178,19 @@ impl Repository {
         let unusable = self.index.refresh(self.backend.as_ref(), &self.keys, monitor)?;
         *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
         Ok(())
+    }
+
+    /// Finds what is silently wrong in the index and puts it right; true if something was.
+    pub fn heal_index(&self, monitor: &dyn Monitor) -> Result<bool, RepoError> {
+        let (healed, unusable) = self.index.heal(self.backend.as_ref(), &self.keys, monitor)?;
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        if healed {
+            self.frames.drop_cached();
+            let message =
+                "it was damaged and was made right from the packs; nothing of the repository was lost".to_owned();
+            monitor.notice(Notice { subject: "index".to_owned(), message });
+        }
+        Ok(healed)
     }
 
     /// Makes the index anew, from the packs alone.
@@ -265,6 +284,26 @@ impl Repository {
     /// Notes in the cache that a snapshot was seen.
     pub fn remember(&self, id: &ObjectId, snapshot: &Snapshot) -> Result<(), RepoError> {
         self.index.remember(id, &snapshot.name, &snapshot.time.to_string())
+    }
+}
+
+/// The index in the cache directory, or, where that cannot be used, one that goes with this process.
+fn open_index(
+    base: Option<&std::path::Path>,
+    config: &Config,
+    monitor: &dyn Monitor,
+) -> Result<(CacheDir, Index), RepoError> {
+    let kept =
+        CacheDir::open(base, config.id).and_then(|cache| Index::open(&cache, config.id).map(|index| (cache, index)));
+    match kept {
+        Err(error @ (RepoError::Index { .. } | RepoError::Cache { .. })) if base.is_some() => {
+            let message = format!("{}; a temporary index is made from the packs, which takes longer", chain(&error));
+            monitor.notice(Notice { subject: "cache".to_owned(), message });
+            let cache = CacheDir::temporary()?;
+            let index = Index::open(&cache, config.id)?;
+            Ok((cache, index))
+        }
+        result => result,
     }
 }
 

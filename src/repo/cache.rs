@@ -74,18 +74,25 @@ impl CacheDir {
         self.path().join("similar-1")
     }
 
-    /// Removes the index file and what SQLite keeps beside it.
-    pub fn remove_index(&self) -> Result<(), RepoError> {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut path = self.index().into_os_string();
-            path.push(suffix);
-            match remove_file(&path) {
-                Err(source) if source.kind() != ErrorKind::NotFound => {
-                    return Err(RepoError::Cache { path: escape_path(Path::new(&path)), source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    /// A folder that goes with this process.
+    pub fn temporary() -> Result<Self, RepoError> {
+        let place = std::env::temp_dir();
+        let failed = |source| RepoError::Cache { path: escape_path(&place), source };
+        Ok(CacheDir::Temporary(tempfile::tempdir().map_err(failed)?))
     }
+}
+
+/// Removes an index file and what SQLite keeps beside it.
+pub fn remove_index(index: &Path) -> Result<(), RepoError> {
+    for suffix in ["-wal", "-shm", "-journal", ""] {
+        let mut path = index.as_os_str().to_owned();
+        path.push(suffix);
+        match remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(RepoError::Cache { path: escape_path(Path::new(&path)), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

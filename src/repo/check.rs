@@ -68,6 +68,8 @@ impl Repository {
     /// Checks everything. Problems are in the report; an error means that the check itself could not go on.
     pub fn check(&self, options: &CheckOptions, monitor: &dyn Monitor) -> Result<CheckReport, RepoError> {
         let mut report = CheckReport::default();
+        // The index is no part of the repository: what is wrong with it is put right, told, and no problem.
+        self.heal_index(monitor)?;
         for (kind, id, message) in self.unusable_packs() {
             report.problems.push(Problem { subject: format!("{kind} {id}"), message });
         }

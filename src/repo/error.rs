@@ -79,13 +79,16 @@ pub enum RepoError {
         id: ChunkId,
     },
     /// The index in the cache directory failed.
-    #[error("the index {path} failed: remove the file, it is made again from the packs")]
+    #[error("the index {path} failed: run the command again; the file may be removed, it is made again from the packs")]
     Index {
         /// The file.
         path: String,
         /// SQLite's error.
         source: rusqlite::Error,
     },
+    /// The index was put right meanwhile, so what this run knows by number may be something else.
+    #[error("the index was damaged and made right while this ran, so nothing was published or removed: run it again")]
+    IndexChanged,
     /// The cache directory failed.
     #[error("cannot use the cache directory {path}: choose another with --cache-dir")]
     Cache {

@@ -57,6 +57,8 @@ pub struct Frames {
     cache: Mutex<Cache>,
     loaded: Condvar,
     packs: Mutex<Vec<Arc<OpenPack>>>,
+    /// Whether the index was healed because of a chunk that seemed to be nowhere.
+    healed: std::sync::atomic::AtomicBool,
 }
 
 struct OpenPack {
@@ -69,7 +71,15 @@ const OPEN_PACKS: usize = 64;
 impl Frames {
     /// A reader with an empty cache.
     pub fn new(backend: Arc<dyn Backend>, keys: Keys, index: Arc<Index>) -> Self {
-        Frames { backend, keys, index, cache: Mutex::default(), loaded: Condvar::new(), packs: Mutex::default() }
+        Frames {
+            backend,
+            keys,
+            index,
+            cache: Mutex::default(),
+            loaded: Condvar::new(),
+            packs: Mutex::default(),
+            healed: false.into(),
+        }
     }
 
     /// The keys it opens frames with.
@@ -87,10 +97,33 @@ impl Frames {
         match self.try_chunk(id) {
             Err(error) if error.is_not_found() || matches!(error, RepoError::MissingChunk { .. }) => {
                 self.index.refresh(self.backend.as_ref(), &self.keys, &Silent)?;
-                self.try_chunk(id)
+                match self.try_chunk(id) {
+                    Err(RepoError::MissingChunk { .. }) if self.may_heal() => self.heal_and_try(id),
+                    result => result,
+                }
             }
+            Err(RepoError::Index { .. }) if self.may_heal() => self.heal_and_try(id),
             result => result,
         }
+    }
+
+    /// Once a process: what is really lost stays lost, and looking through the whole index takes time.
+    fn may_heal(&self) -> bool {
+        !self.healed.swap(true, std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn heal_and_try(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
+        if self.index.heal(self.backend.as_ref(), &self.keys, &Silent)?.0 {
+            self.drop_cached();
+        }
+        self.try_chunk(id)
+    }
+
+    /// Forgets what was read, because numbers mean other frames than before. A frame that another thread is reading at
+    /// this moment may still come under its old number: so whoever uses a chunk compares it with its id.
+    pub fn drop_cached(&self) {
+        *self.lock() = Cache::default();
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn try_chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
@@ -189,8 +222,7 @@ impl Frames {
         let mut problem = RepoError::MissingChunk { id: *id };
         for copy in &copies {
             match self.at(copy) {
-                // Of a single copy nothing better can be had: what is built on it is compared with its own id.
-                Ok(bytes) if copies.len() == 1 || self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
+                Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
                 Ok(_) => problem = RepoError::DamagedChunk { id: *id },
                 Err(error) => problem = error,
             }

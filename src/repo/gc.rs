@@ -103,6 +103,8 @@ pub struct GcReport {
 /// Collects garbage.
 pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport, RepoError> {
     let mut report = GcReport::default();
+    // What the index lacks would not be copied, and what it does not know as base would die.
+    repository.heal_index(monitor)?;
     if options.dry_run {
         let tombstones = repository.read_records::<Tombstone>()?;
         report.planned = plan(repository, monitor)?.1;
@@ -145,6 +147,7 @@ fn mark(
     monitor: &dyn Monitor,
     report: &mut GcReport,
 ) -> Result<Option<(ObjectId, Tombstone)>, RepoError> {
+    let state = repository.index().state()?;
     let (keep, planned) = plan(repository, monitor)?;
     report.planned = planned;
     if report.planned.is_empty() {
@@ -157,6 +160,9 @@ fn mark(
             let dead = dead_bits(&frames, &keep);
             packs.push(CondemnedPack { id: pack.id, meta: pack.kind == Kind::MetaPack, dead });
         }
+    }
+    if repository.index().state()? != state {
+        return Err(RepoError::IndexChanged);
     }
     let grace_seconds = options.grace.unwrap_or(GRACE).as_secs();
     let tombstone = Tombstone { time: Timestamp::now(), grace_seconds, packs };

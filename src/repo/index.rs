@@ -5,38 +5,48 @@
 //! lists; a pack that has gone takes its rows with it. The race this leaves is a pack that a gc removes after the
 //! refresh: a reader then meets `NotFound`, refreshes and looks again.
 //!
+//! The file may be damaged, half, or of another state than what SQLite keeps beside it, and nothing may be lost by
+//! believing it. Each frame's row has a sum over itself and its pack's id, so a row that is believed is true of a pack of
+//! this name; each pack's row has a sum over all its frames, so half of a pack is never taken for the whole
+//! ([`Index::frames_of_pack`]). What is missing is found by [`Index::heal`], before a gc trusts the index and when a
+//! chunk seems to be nowhere.
+//!
 //! Chunks are numbered: a frame's row is keyed by the number of its first chunk, so (frame, position) is one integer,
 //! and sets of chunks are bitmaps. Numbers of packs and chunks are never used twice, so what was cached under one stays
 //! right when rows come and go.
 
+pub mod heal;
 pub mod refresh;
+mod rows;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::format::codec::{Cursor, escape_path, put_varint};
+use crate::format::codec::escape_path;
 use crate::format::crypto::HEADER_LEN;
-use crate::format::frame::{MAX_FRAME_CHUNKS, MAX_FRAME_RAW};
 use crate::format::pack::{ChunkEntry, FrameEntry};
-use crate::format::{ChunkId, FormatError, Kind, ObjectId};
+use crate::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId};
 use crate::repo::cache::CacheDir;
 use crate::repo::error::RepoError;
 use crate::repo::forget::Vanished;
+use crate::repo::index::rows::{
+    FRAMES, encode_body, frame_row, frame_sum, frames_of_pack, is_damage, malformed, pack_row, pack_sum, short,
+};
 
 /// Raised when the tables change; another version's file is made anew.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const CREATE: &str = "
 CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, len INTEGER NOT NULL,
-                  header BLOB NOT NULL);
+                  header BLOB NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE frame(first INTEGER PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL, offset INTEGER NOT NULL,
-                   stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL);
+                   stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL);
 CREATE INDEX frame_pack ON frame(pack);
 CREATE TABLE chunk(id BLOB NOT NULL, no INTEGER NOT NULL, PRIMARY KEY(id, no)) WITHOUT ROWID;
-CREATE TABLE counter(next INTEGER NOT NULL);
-INSERT INTO counter VALUES(0);
+CREATE TABLE counter(next INTEGER NOT NULL, state INTEGER NOT NULL, repository BLOB NOT NULL);
 CREATE TABLE seen(snapshot BLOB PRIMARY KEY, name TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 ";
 
@@ -121,7 +131,23 @@ pub struct IndexStats {
 pub struct Index {
     connection: Mutex<Connection>,
     path: String,
+    repository: RepositoryId,
     frames: Mutex<FrameRows>,
+    /// Set when SQLite or a sum says that the file is damaged: then it goes with this process.
+    damaged: AtomicBool,
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if self.damaged.load(Ordering::SeqCst)
+            && let Ok(memory) = Connection::open_in_memory()
+        {
+            // Closed before its file goes.
+            drop(std::mem::replace(&mut *self.lock(), memory));
+            // Whoever opens it next meets the same damage, and removes it then.
+            let _ = crate::repo::cache::remove_index(Path::new(&self.path));
+        }
+    }
 }
 
 /// The frames looked up last. Rows never change, but a pack that goes takes its rows: then all are dropped.
@@ -135,18 +161,18 @@ const RECENT_FRAMES: usize = 64;
 
 impl Index {
     /// Opens the index of a cache directory; a file that is damaged or of another schema is made anew.
-    pub fn open(cache: &CacheDir) -> Result<Self, RepoError> {
+    pub fn open(cache: &CacheDir, repository: RepositoryId) -> Result<Self, RepoError> {
         let path = cache.index();
-        match Self::open_file(&path) {
-            Ok(index) => Ok(index),
-            Err(_) => {
-                cache.remove_index()?;
-                Self::open_file(&path)
+        match Self::open_file(&path, repository) {
+            Err(RepoError::Index { source, .. }) if is_damage(&source) => {
+                crate::repo::cache::remove_index(&path)?;
+                Self::open_file(&path, repository)
             }
+            result => result,
         }
     }
 
-    fn open_file(path: &Path) -> Result<Self, RepoError> {
+    fn open_file(path: &Path, repository: RepositoryId) -> Result<Self, RepoError> {
         let text = escape_path(path);
         let failed = |source| RepoError::Index { path: text.clone(), source };
         let connection = Connection::open(path).map_err(failed)?;
@@ -155,17 +181,14 @@ impl Index {
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         connection.pragma_update(None, "cache_size", -16_384).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(32);
-        let tables: i64 =
-            connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
-        let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-        if tables == 0 {
-            // Two processes may both find it empty: the second one's CREATE fails, and opening again succeeds.
-            let script = format!("BEGIN IMMEDIATE;{CREATE}PRAGMA user_version = {SCHEMA};COMMIT;");
-            connection.execute_batch(&script).map_err(failed)?;
-        } else if schema != SCHEMA {
-            return Err(failed(rusqlite::Error::InvalidQuery));
-        }
-        Ok(Index { connection: Mutex::new(connection), path: text, frames: Mutex::default() })
+        make_tables(&connection, repository).map_err(failed)?;
+        Ok(Index {
+            connection: Mutex::new(connection),
+            path: text,
+            repository,
+            frames: Mutex::default(),
+            damaged: AtomicBool::new(false),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -173,7 +196,12 @@ impl Index {
     }
 
     fn failed(&self) -> impl Fn(rusqlite::Error) -> RepoError + '_ {
-        |source| RepoError::Index { path: self.path.clone(), source }
+        |source| {
+            if is_damage(&source) {
+                self.damaged.store(true, Ordering::SeqCst);
+            }
+            RepoError::Index { path: self.path.clone(), source }
+        }
     }
 
     /// All places where a chunk is stored, those of least depth first.
@@ -207,9 +235,8 @@ impl Index {
         }
         let frame = {
             let connection = self.lock();
-            let sql = "SELECT first, pack, slot, offset, stored_len, depth, body FROM frame WHERE first <= ?1
-                       ORDER BY first DESC LIMIT 1";
-            let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
+            let sql = format!("{FRAMES} WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
+            let mut statement = connection.prepare_cached(&sql).map_err(self.failed())?;
             statement.query_row([number], frame_row).optional().map_err(self.failed())?
         };
         let Some(frame) = frame.filter(holds).map(Arc::new) else { return Ok(None) };
@@ -241,13 +268,17 @@ impl Index {
         rows.collect::<Result<_, _>>().map_err(self.failed())
     }
 
-    /// The frames of a pack, in order.
+    /// The frames of a pack, in order: all of them, or an error. None if the pack is not in the index any more.
     pub fn frames_of_pack(&self, pack: u64) -> Result<Vec<FrameInfo>, RepoError> {
-        let connection = self.lock();
-        let sql = "SELECT first, pack, slot, offset, stored_len, depth, body FROM frame WHERE pack = ?1 ORDER BY first";
-        let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
-        let rows = statement.query_map([pack], frame_row).map_err(self.failed())?;
-        rows.collect::<Result<_, _>>().map_err(self.failed())
+        let mut connection = self.lock();
+        // Pack and frames as of one moment: another process may remove them in between.
+        let transaction = connection.transaction().map_err(self.failed())?;
+        frames_of_pack(&transaction, pack).map_err(self.failed())
+    }
+
+    /// A number that changes when packs of the index get other numbers than they had.
+    pub fn state(&self) -> Result<i64, RepoError> {
+        self.lock().query_row("SELECT state FROM counter", [], |row| row.get(0)).map_err(self.failed())
     }
 
     /// One more than the largest chunk number: the length of a bitmap over all chunks.
@@ -286,9 +317,8 @@ impl Index {
         loop {
             let page: Vec<FrameInfo> = {
                 let connection = self.lock();
-                let sql = "SELECT first, pack, slot, offset, stored_len, depth, body FROM frame
-                           WHERE depth = ?1 AND first > ?2 ORDER BY first LIMIT 256";
-                let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
+                let sql = format!("{FRAMES} WHERE depth = ?1 AND first > ?2 ORDER BY first LIMIT 256");
+                let mut statement = connection.prepare_cached(&sql).map_err(self.failed())?;
                 let rows = statement.query_map(params![depth, after], frame_row).map_err(self.failed())?;
                 rows.collect::<Result<_, _>>().map_err(self.failed())?
             };
@@ -332,14 +362,14 @@ impl Index {
     ) -> Result<(), RepoError> {
         let mut connection = self.lock();
         let transaction =
-            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(self.failed())?;
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
         add_pack(&transaction, kind, id, len, header, frames).map_err(self.failed())?;
         transaction.commit().map_err(self.failed())
     }
 
     /// Removes all packs; [`Index::refresh`] brings them back. Numbers go on from where they were.
     pub fn clear(&self) -> Result<(), RepoError> {
-        let script = "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM frame; DELETE FROM pack; COMMIT;";
+        let script = "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM frame; DELETE FROM pack; UPDATE counter SET state = random(); COMMIT;";
         self.lock().execute_batch(script).map_err(self.failed())?;
         *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
         Ok(())
@@ -352,7 +382,7 @@ impl Index {
         }
         let mut connection = self.lock();
         let transaction =
-            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(self.failed())?;
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
         for pack in packs {
             remove_pack(&transaction, *pack).map_err(self.failed())?;
         }
@@ -360,6 +390,35 @@ impl Index {
         *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
         Ok(())
     }
+}
+
+fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), rusqlite::Error> {
+    let schema = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    if schema()? == SCHEMA {
+        // That every table is there is cheap to see, and better seen now than in the middle of a backup.
+        for sql in [
+            "SELECT count(*) FROM (SELECT 1 FROM pack, frame, chunk LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM seen LIMIT 1)",
+        ] {
+            connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+        }
+        let (_, owner): (i64, Vec<u8>) =
+            connection.query_row("SELECT next, repository FROM counter", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if owner != repository.as_bytes() {
+            return Err(malformed(FormatError::invalid("index", "it is of another repository")));
+        }
+        return Ok(());
+    }
+    // Two processes may both find it empty: the second one waits for the first one's tables.
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if tables == 0 {
+        transaction.execute_batch(&format!("{CREATE}PRAGMA user_version = {SCHEMA};"))?;
+        transaction.execute("INSERT INTO counter VALUES(0, random(), ?1)", [repository.as_bytes().as_slice()])?;
+    } else if schema()? != SCHEMA {
+        return Err(malformed(FormatError::invalid("index", "it has another schema")));
+    }
+    transaction.commit()
 }
 
 fn add_pack(
@@ -372,39 +431,36 @@ fn add_pack(
 ) -> Result<(), rusqlite::Error> {
     let header = &header[..header.len().min(HEADER_LEN)];
     let added = connection
-        .prepare_cached("INSERT OR IGNORE INTO pack(id, kind, len, header) VALUES(?1, ?2, ?3, ?4)")?
+        .prepare_cached("INSERT OR IGNORE INTO pack(id, kind, len, header, sum) VALUES(?1, ?2, ?3, ?4, 0)")?
         .execute(params![id.as_bytes().as_slice(), kind as u8, len, header])?;
     if added == 0 {
         return Ok(());
     }
     let pack = connection.last_insert_rowid();
     let mut next: u64 = connection.query_row("SELECT next FROM counter", [], |row| row.get(0))?;
-    let sql =
-        "INSERT INTO frame(first, pack, slot, offset, stored_len, depth, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let mut pack_sum = pack_sum(kind as u8, len, header);
+    let sql = "INSERT INTO frame(first, pack, slot, offset, stored_len, depth, body, sum)
+               VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let mut insert_frame = connection.prepare_cached(sql)?;
     let mut insert_chunk = connection.prepare_cached("INSERT INTO chunk(id, no) VALUES(?1, ?2)")?;
     for (slot, frame) in frames.iter().enumerate() {
-        insert_frame.execute(params![
-            next,
-            pack,
-            slot as u32,
-            frame.offset,
-            frame.stored_len,
-            frame.depth,
-            encode_body(frame)
-        ])?;
+        let body = encode_body(frame);
+        let sum = frame_sum(id, next, slot as u32, frame, &body);
+        pack_sum.update(&sum.to_le_bytes());
+        let (offset, stored_len, depth) = (frame.offset, frame.stored_len, frame.depth);
+        insert_frame.execute(params![next, pack, slot as u32, offset, stored_len, depth, body, sum])?;
         for chunk in &frame.chunks {
             insert_chunk.execute(params![chunk.id.as_bytes().as_slice(), next])?;
             next += 1;
         }
     }
+    connection.prepare_cached("UPDATE pack SET sum = ?2 WHERE no = ?1")?.execute(params![pack, short(&pack_sum)])?;
     connection.prepare_cached("UPDATE counter SET next = ?1")?.execute([next])?;
     Ok(())
 }
 
 fn remove_pack(connection: &Connection, pack: u64) -> Result<(), rusqlite::Error> {
-    let sql = "SELECT first, pack, slot, offset, stored_len, depth, body FROM frame WHERE pack = ?1";
-    let mut select = connection.prepare_cached(sql)?;
+    let mut select = connection.prepare_cached(&format!("{FRAMES} WHERE pack = ?1"))?;
     let mut rows = select.query([pack])?;
     let mut delete = connection.prepare_cached("DELETE FROM chunk WHERE id = ?1 AND no = ?2")?;
     while let Some(row) = rows.next()? {
@@ -416,63 +472,4 @@ fn remove_pack(connection: &Connection, pack: u64) -> Result<(), rusqlite::Error
     connection.prepare_cached("DELETE FROM frame WHERE pack = ?1")?.execute([pack])?;
     connection.prepare_cached("DELETE FROM pack WHERE no = ?1")?.execute([pack])?;
     Ok(())
-}
-
-fn pack_row(row: &rusqlite::Row<'_>) -> Result<PackInfo, rusqlite::Error> {
-    let id: Vec<u8> = row.get(1)?;
-    let kind: u8 = row.get(2)?;
-    Ok(PackInfo {
-        no: row.get(0)?,
-        id: ObjectId::from_slice(&id).map_err(malformed)?,
-        kind: Kind::from_number(kind).ok_or(rusqlite::Error::InvalidQuery)?,
-        len: row.get(3)?,
-        header: row.get(4)?,
-    })
-}
-
-fn frame_row(row: &rusqlite::Row<'_>) -> Result<FrameInfo, rusqlite::Error> {
-    let body: Vec<u8> = row.get(6)?;
-    let mut entry = decode_body(&body).map_err(malformed)?;
-    entry.offset = row.get(3)?;
-    entry.stored_len = row.get(4)?;
-    entry.depth = row.get(5)?;
-    Ok(FrameInfo { first: row.get(0)?, pack: row.get(1)?, slot: row.get(2)?, entry })
-}
-
-fn malformed(error: FormatError) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
-}
-
-/// `base_count:varint base:16* chunk_count:varint (len:varint id:16)*`.
-fn encode_body(frame: &FrameEntry) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8 + 16 * frame.bases.len() + 19 * frame.chunks.len());
-    put_varint(&mut out, frame.bases.len() as u64);
-    frame.bases.iter().for_each(|base| out.extend_from_slice(base.as_bytes()));
-    put_varint(&mut out, frame.chunks.len() as u64);
-    for chunk in &frame.chunks {
-        put_varint(&mut out, u64::from(chunk.len));
-        out.extend_from_slice(chunk.id.as_bytes());
-    }
-    out
-}
-
-// The cache directory is not the repository, but its bytes are bounded all the same.
-fn decode_body(body: &[u8]) -> Result<FrameEntry, FormatError> {
-    let what = "index row";
-    let mut cursor = Cursor::new(body);
-    let mut bases = Vec::new();
-    for _ in 0..cursor.varint_up_to(MAX_FRAME_CHUNKS as u64, what)? {
-        bases.push(ChunkId::from_bytes(cursor.array(what)?));
-    }
-    let mut chunks = Vec::new();
-    let mut raw = 0;
-    for _ in 0..cursor.varint_up_to(MAX_FRAME_CHUNKS as u64, what)? {
-        let len = cursor.varint_up_to(MAX_FRAME_RAW as u64 - raw, what)?;
-        raw += len;
-        chunks.push(ChunkEntry { len: len as u32, id: ChunkId::from_bytes(cursor.array(what)?) });
-    }
-    if !cursor.is_empty() || chunks.is_empty() {
-        return Err(FormatError::invalid(what, "another length"));
-    }
-    Ok(FrameEntry { offset: 0, stored_len: 0, depth: 0, bases, chunks })
 }

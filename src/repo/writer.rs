@@ -64,18 +64,21 @@ pub struct Writer<'r> {
     lease: Held<'r>,
     core: Core,
     splitter: Option<Splitter>,
+    /// [`crate::repo::index::Index::state`] when dead chunks were looked up: they are known by number.
+    state: i64,
 }
 
 impl<'r> Writer<'r> {
     /// Takes a lease and starts.
     pub fn begin(repository: &'r Repository, monitor: &'r dyn Monitor) -> Result<Self, RepoError> {
         let lease = Held::take(repository, Purpose::Write)?;
+        let state = repository.index().state()?;
         let condemned = repository.condemned(monitor)?;
         let frames = repository.frames().clone();
         let pipeline = Pipeline::start(repository.backend().clone(), repository.keys().clone(), frames.clone());
         let core = Core::new(frames, pipeline, condemned, repository.cache().load_similar());
         let chunker = Chunker::new(repository.keys().gear_table(), repository.config().chunk_sizes);
-        Ok(Writer { repository, monitor, lease, core, splitter: Some(Splitter::new(chunker)) })
+        Ok(Writer { repository, monitor, lease, core, splitter: Some(Splitter::new(chunker)), state })
     }
 
     /// From here on what is stored already is read back before it is relied on: damaged copies are stored again.
@@ -183,6 +186,9 @@ impl<'r> Writer<'r> {
             return Err(RepoError::Interrupted);
         }
         self.lease.check()?;
+        if self.repository.index().state()? != self.state {
+            return Err(RepoError::IndexChanged);
+        }
         self.check_used_packs()?;
         self.repository.backend().sync()?;
         let id = self.repository.write_record(snapshot)?;

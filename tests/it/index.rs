@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cairn::backend::Backend;
 use cairn::format::ObjectId;
-use cairn::progress::Silent;
+use cairn::progress::{Monitor, Notice, Silent};
 
 use crate::support::memory::Memory;
 use crate::support::{assert_sound, init, load, next_day, open_with, rows, store};
@@ -119,4 +119,181 @@ fn rebuilding_from_packs_gives_the_same_index() {
     assert_eq!(repository.index().stats().unwrap(), before);
     drop(repository);
     setup.assert_whole();
+}
+
+fn sql(setup: &Setup, script: &str) {
+    let connection = rusqlite::Connection::open(main_file(setup.cache.path())).unwrap();
+    connection.execute_batch(script).unwrap();
+}
+
+/// Forgets the oldest snapshot and collects at once, with the kept cache.
+fn forget_and_collect(setup: &mut Setup) {
+    let first = setup.contents.remove(0).0;
+    let repository = setup.repository();
+    repository.forget(&[(first, "a test".to_owned())]).unwrap();
+    let now = cairn::repo::gc::GcOptions { grace: Some(std::time::Duration::ZERO), dry_run: false };
+    for _ in 0..2 {
+        cairn::repo::gc::run(&repository, &now, &Silent).unwrap();
+    }
+}
+
+/// Each leaves an index that SQLite finds whole.
+const SILENT: [(&str, &str); 8] = [
+    ("a frame is missing", "DELETE FROM frame WHERE first = (SELECT min(first) FROM frame)"),
+    ("half of the frames are missing", "DELETE FROM frame WHERE first % 2 = 1 OR depth > 0"),
+    ("all frames are missing", "DELETE FROM frame"),
+    ("chunks are missing", "DELETE FROM chunk WHERE no % 3 = 0"),
+    ("all chunks are missing", "DELETE FROM chunk"),
+    ("a pack's number is another's", "UPDATE frame SET pack = (SELECT max(no) FROM pack)"),
+    (
+        "bases are forgotten",
+        "UPDATE frame SET depth = 0, body = (SELECT body FROM frame WHERE depth = 0) WHERE depth > 0",
+    ),
+    ("a pack has other frames", "UPDATE pack SET sum = sum + 1"),
+];
+
+#[test]
+fn what_is_silently_wrong_is_not_believed_by_readers() {
+    for (what, script) in SILENT {
+        let setup = setup();
+        sql(&setup, script);
+        for (id, bytes) in &setup.contents {
+            assert_eq!(load(&setup.repository(), id).as_ref(), Ok(bytes), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_gc_does_not_trust_an_index_that_is_silently_wrong() {
+    for (what, script) in SILENT {
+        let mut setup = setup();
+        sql(&setup, script);
+        forget_and_collect(&mut setup);
+        std::fs::remove_dir_all(setup.cache.path()).unwrap();
+        for (id, bytes) in &setup.contents {
+            assert_eq!(load(&setup.repository(), id).as_ref(), Ok(bytes), "{what}");
+        }
+        assert_sound(&setup.repository());
+    }
+}
+
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<Notice>>);
+
+impl Monitor for Heard {
+    fn notice(&self, notice: Notice) {
+        self.0.lock().unwrap().push(notice);
+    }
+}
+
+#[test]
+fn check_finds_what_is_silently_wrong_and_puts_it_right() {
+    for (what, script) in SILENT {
+        let setup = setup();
+        sql(&setup, script);
+        let heard = Heard::default();
+        let report = setup.repository().check(&Default::default(), &heard).unwrap();
+        assert!(report.problems.is_empty(), "{what}: {:?}", report.problems);
+        assert!(heard.0.lock().unwrap().iter().any(|notice| notice.subject == "index"), "{what}: not told");
+        let again = Heard::default();
+        setup.repository().check(&Default::default(), &again).unwrap();
+        assert!(again.0.lock().unwrap().is_empty(), "{what}: it was not put right");
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_the_index_loses_nothing_and_heals() {
+    let mut fresh = setup();
+    let file = main_file(fresh.cache.path());
+    let whole = std::fs::read(&file).unwrap();
+    let reads = |setup: &Setup| {
+        let repository = open_with(&setup.backend, Some(setup.cache.path().to_owned()))?;
+        for (id, bytes) in &setup.contents {
+            let found = load(&repository, id);
+            assert!(found.is_err() || found.as_ref() == Ok(bytes));
+            if found.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok::<bool, cairn::repo::RepoError>(true)
+    };
+    for at in (20..whole.len()).step_by(1021) {
+        for other in index_files(fresh.cache.path()) {
+            std::fs::remove_file(other).unwrap();
+        }
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        std::fs::write(&file, &bytes).unwrap();
+        // One command may meet the damage; the next one does not any more.
+        let healed = (0..2).any(|_| reads(&fresh).is_ok_and(|whole| whole));
+        assert!(healed, "byte {at}");
+    }
+    for other in index_files(fresh.cache.path()) {
+        std::fs::remove_file(other).unwrap();
+    }
+    fresh.assert_whole();
+}
+
+#[test]
+fn an_index_whose_log_is_of_another_state_is_not_believed() {
+    let mut setup = setup();
+    let repository = setup.repository();
+    let copy = |setup: &Setup| -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        index_files(setup.cache.path()).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    };
+    let old = copy(&setup);
+    setup.add(5);
+    setup.add(6);
+    forget_and_collect(&mut setup);
+    let new = copy(&setup);
+    drop(repository);
+    let is_log = |path: &Path| path.to_string_lossy().ends_with("-wal");
+    for (main, log) in [(&old, &new), (&new, &old)] {
+        for path in index_files(setup.cache.path()) {
+            std::fs::remove_file(path).unwrap();
+        }
+        for (path, bytes) in main.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "sqlite")) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        for (path, bytes) in log.iter().filter(|(path, _)| is_log(path)) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let mut results = (0..2).map(|_| {
+            let repository = open_with(&setup.backend, Some(setup.cache.path().to_owned())).ok()?;
+            setup.contents.iter().all(|(id, bytes)| load(&repository, id).as_ref() == Ok(bytes)).then_some(())
+        });
+        assert!(results.any(|result| result.is_some()));
+    }
+    forget_and_collect(&mut setup);
+    setup.assert_whole();
+}
+
+#[test]
+fn an_index_of_another_schema_or_another_repository_is_made_again() {
+    for script in ["PRAGMA user_version = 1", "PRAGMA user_version = 99", "DROP TABLE chunk", "DELETE FROM counter"] {
+        let mut setup = setup();
+        sql(&setup, script);
+        setup.assert_whole();
+    }
+    let mut setup = setup();
+    let other = self::setup();
+    std::fs::copy(main_file(other.cache.path()), main_file(setup.cache.path())).unwrap();
+    setup.assert_whole();
+    forget_and_collect(&mut setup);
+    setup.assert_whole();
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_told_and_stops_nothing() {
+    let setup = setup();
+    let place = tempfile::NamedTempFile::new().unwrap();
+    let heard = Heard::default();
+    let options = cairn::repo::OpenOptions { cache: Some(place.path().to_owned()), host: "test".to_owned() };
+    let credential = crate::support::credential();
+    let repository = cairn::repo::Repository::open(setup.backend.clone(), &credential, &options, &heard).unwrap();
+    for (id, bytes) in &setup.contents {
+        assert_eq!(load(&repository, id).as_ref(), Ok(bytes));
+    }
+    let heard = heard.0.into_inner().unwrap();
+    assert!(heard.len() == 1 && heard[0].message.contains("--cache-dir"), "{heard:?}");
 }

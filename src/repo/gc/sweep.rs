@@ -34,6 +34,7 @@ pub fn run(
     monitor: &dyn Monitor,
     report: &mut GcReport,
 ) -> Result<(), RepoError> {
+    let state = repository.index().state()?;
     let reached = reach(repository, monitor)?;
     let mut condemned = condemned_packs(repository, tombstone)?;
     let broken = loop {
@@ -65,6 +66,9 @@ pub fn run(
     };
     repository.backend().sync()?;
     held.check()?;
+    if repository.index().state()? != state {
+        return Err(RepoError::IndexChanged);
+    }
     remove(repository, &condemned, &broken, report)?;
     repository.backend().remove(Kind::Tombstone, id)?;
     repository.backend().sync()?;
@@ -125,7 +129,12 @@ fn copy_all(
     let mut unreadable: Vec<(PackInfo, RepoError)> = Vec::new();
     for (pack, _) in condemned {
         let Some((_, packer)) = packers.iter().find(|(kind, _)| *kind == pack.kind) else { continue };
-        for frame in repository.index().frames_of_pack(pack.no)? {
+        let frames = repository.index().frames_of_pack(pack.no)?;
+        if frames.is_empty() {
+            // Another process has taken its rows away: what lives in it would not be copied.
+            return Err(RepoError::IndexChanged);
+        }
+        for frame in frames {
             if monitor.interrupted() {
                 return Err(RepoError::Interrupted);
             }

@@ -1,0 +1,161 @@
+//! Finding what is silently wrong in an index file, and putting it right from the packs.
+//!
+//! Invariant: after [`Index::heal`] the index has every frame of every usable pack and every chunk of every frame, and
+//! nothing else. Rows that were right keep their numbers; if a pack gets others, [`Index::state`] changes, so that whoever
+//! holds numbers over it (a writer, a gc) finds out before it publishes or removes anything.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::backend::Backend;
+use crate::format::ChunkId;
+use crate::format::crypto::Keys;
+use crate::progress::Monitor;
+use crate::repo::error::RepoError;
+use crate::repo::index::refresh::UnusablePack;
+use crate::repo::index::rows::{frames_of_pack, is_damage};
+use crate::repo::index::{ChunkNo, FrameRows, Index};
+
+/// What a chunk row adds to the sum over all of them, whatever their order.
+fn mix(id: &[u8], number: ChunkNo) -> u64 {
+    let words = id.chunks(8).map(|part| part.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)));
+    words.chain([number]).fold(0, |sum: u64, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+}
+
+/// What one pass over the index found.
+#[derive(Default)]
+struct Findings {
+    bad_packs: Vec<u64>,
+    orphans: bool,
+    chunks_differ: bool,
+}
+
+impl Index {
+    /// Compares all rows with their sums and with each other, and makes anew what is wrong; then brings the index up to
+    /// date. True if something was wrong.
+    pub fn heal(
+        &self,
+        backend: &dyn Backend,
+        keys: &Keys,
+        monitor: &dyn Monitor,
+    ) -> Result<(bool, Vec<UnusablePack>), RepoError> {
+        let mut healed = match self.repair() {
+            Err(RepoError::Index { source, .. }) if is_damage(&source) => self.empty().map(|()| true)?,
+            result => result?,
+        };
+        let unusable = match self.refresh(backend, keys, monitor) {
+            Err(RepoError::Index { source, .. }) if is_damage(&source) => {
+                self.empty()?;
+                healed = true;
+                self.refresh(backend, keys, monitor)?
+            }
+            result => result?,
+        };
+        Ok((healed, unusable))
+    }
+
+    fn repair(&self) -> Result<bool, RepoError> {
+        let mut connection = self.lock();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
+        let found = inspect(&transaction).map_err(self.failed())?;
+        if found.bad_packs.is_empty() && !found.orphans && !found.chunks_differ {
+            return Ok(false);
+        }
+        repair(&transaction, &found).map_err(self.failed())?;
+        transaction.commit().map_err(self.failed())?;
+        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
+        Ok(true)
+    }
+
+    /// Makes all tables anew, in a file whose pages may be damaged: its content is not read, and its numbers begin where
+    /// nobody has any.
+    fn empty(&self) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let memory = Connection::open_in_memory().map_err(self.failed())?;
+        // Closed before its file goes. A process that has the old file open goes on with it, by itself.
+        drop(std::mem::replace(&mut *connection, memory));
+        let path = std::path::PathBuf::from(&self.path);
+        crate::repo::cache::remove_index(&path)?;
+        let fresh = Index::open_file(&path, self.repository)?;
+        let mut other = fresh.lock();
+        std::mem::swap(&mut *connection, &mut *other);
+        drop(other);
+        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
+    let mut found = Findings::default();
+    let (mut count, mut sum) = (0u64, 0u64);
+    let packs: Vec<u64> = connection
+        .prepare_cached("SELECT no FROM pack ORDER BY no")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for pack in packs {
+        match frames_of_pack(connection, pack) {
+            Ok(frames) => {
+                for frame in &frames {
+                    for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
+                        count += 1;
+                        sum = sum.wrapping_add(mix(chunk.id.as_bytes(), number));
+                    }
+                }
+            }
+            Err(error) if is_damage(&error) => found.bad_packs.push(pack),
+            Err(error) => return Err(error),
+        }
+    }
+    let sql = "SELECT EXISTS(SELECT 1 FROM frame WHERE pack NOT IN (SELECT no FROM pack))";
+    found.orphans = connection.query_row(sql, [], |row| row.get(0))?;
+    let (mut there, mut there_sum) = (0u64, 0u64);
+    let (mut last, mut last_number): (Vec<u8>, ChunkNo) = (Vec::new(), 0);
+    let mut statement = connection.prepare_cached("SELECT id, no FROM chunk")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id = row.get_ref(0)?.as_blob().unwrap_or_default();
+        if id.len() != ChunkId::LEN {
+            found.chunks_differ = true;
+            continue;
+        }
+        let number = row.get(1)?;
+        there += 1;
+        there_sum = there_sum.wrapping_add(mix(id, number));
+        // Out of order, a row is there and is not found.
+        found.chunks_differ |= there > 1 && (last.as_slice(), last_number) >= (id, number);
+        last.clear();
+        last.extend_from_slice(id);
+        last_number = number;
+    }
+    found.chunks_differ |= (there, there_sum) != (count, sum);
+    Ok(found)
+}
+
+fn repair(connection: &Connection, found: &Findings) -> Result<(), rusqlite::Error> {
+    for pack in &found.bad_packs {
+        connection.execute("DELETE FROM pack WHERE no = ?1", [pack])?;
+    }
+    connection.execute("DELETE FROM frame WHERE pack NOT IN (SELECT no FROM pack)", [])?;
+    if !found.bad_packs.is_empty() {
+        connection.execute("UPDATE counter SET state = random()", [])?;
+    }
+    connection.execute("DELETE FROM chunk", [])?;
+    let packs: Vec<u64> = connection
+        .prepare("SELECT no FROM pack ORDER BY no")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut insert = connection.prepare("INSERT OR IGNORE INTO chunk(id, no) VALUES(?1, ?2)")?;
+    let mut next = 0;
+    for pack in packs {
+        for frame in frames_of_pack(connection, pack)? {
+            for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
+                insert.execute(rusqlite::params![chunk.id.as_bytes().as_slice(), number])?;
+                next = next.max(number + 1);
+            }
+        }
+    }
+    connection.execute("UPDATE counter SET next = max(next, ?1)", [next])?;
+    Ok(())
+}
