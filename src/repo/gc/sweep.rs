@@ -45,7 +45,7 @@ pub fn run(
             .collect();
         let unreadable = match copy_all(repository, &condemned, &keep, Copies::Write, monitor, report) {
             Err(error @ RepoError::Backend(BackendError::Full { .. })) => {
-                condemned = make_room(repository, held, condemned, &keep, monitor, report)?.ok_or(error)?;
+                condemned = make_room(repository, held, state, condemned, &keep, monitor, report)?.ok_or(error)?;
                 copy_all(repository, &condemned, &keep, Copies::Write, monitor, report)?
             }
             result => result?,
@@ -65,15 +65,21 @@ pub fn run(
         condemned.retain(|(pack, _)| unreadable.iter().all(|(other, _)| other.no != pack.no));
     };
     repository.backend().sync()?;
-    held.check()?;
-    if repository.index().state()? != state {
-        return Err(RepoError::IndexChanged);
-    }
+    may_remove(repository, held, state)?;
     remove(repository, &condemned, &broken, report)?;
     repository.backend().remove(Kind::Tombstone, id)?;
     repository.backend().sync()?;
     monitor.end();
     Ok(())
+}
+
+/// Whether what was decided still stands: the lease, and the numbers by which chunks were kept.
+fn may_remove(repository: &Repository, held: &Held<'_>, state: i64) -> Result<(), RepoError> {
+    held.check()?;
+    match repository.index().state()? == state {
+        true => Ok(()),
+        false => Err(RepoError::IndexChanged),
+    }
 }
 
 /// Removes the packs of which nothing stays, so that there is room for copies; the others are returned, or `None` when
@@ -82,6 +88,7 @@ pub fn run(
 fn make_room(
     repository: &Repository,
     held: &Held<'_>,
+    state: i64,
     condemned: Condemned,
     keep: &Keep,
     monitor: &dyn Monitor,
@@ -95,7 +102,7 @@ fn make_room(
     if dead.is_empty() || !copy_all(repository, &others, keep, Copies::OnlyRead, monitor, report)?.is_empty() {
         return Ok(None);
     }
-    held.check()?;
+    may_remove(repository, held, state)?;
     remove(repository, &dead, &[], report)?;
     Ok(Some(others))
 }
