@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::source::elasticsearch::ElasticsearchSettings;
+use crate::source::neo4j::Neo4jSettings;
+use crate::source::redis::RedisSettings;
 
 pub use load::{BUILT_IN, MAX_BYTES, ProfileError, built_in, parse};
 pub use value::{ArgumentPattern, Argv, Component, HostPort, PathPattern, Seconds, Unit, Word};
@@ -52,9 +54,9 @@ pub struct Profile {
     /// Elasticsearch.
     pub elasticsearch: ElasticsearchSettings,
     /// Neo4j.
-    pub neo4j: toml::Table,
+    pub neo4j: Neo4jSettings,
     /// Redis, with the platform's queues.
-    pub redis: toml::Table,
+    pub redis: RedisSettings,
     /// What is done once data is restored.
     pub after_restore: AfterRestore,
     /// Which backup sets are kept.
@@ -78,8 +80,8 @@ impl Default for Profile {
             celery: Celery::default(),
             postgres: toml::Table::new(),
             elasticsearch: ElasticsearchSettings::default(),
-            neo4j: toml::Table::new(),
-            redis: toml::Table::new(),
+            neo4j: Neo4jSettings::default(),
+            redis: RedisSettings::default(),
             after_restore: AfterRestore::default(),
             retention: Retention::default(),
         }
@@ -140,8 +142,6 @@ pub struct Group {
 pub struct Keys {
     /// Files and directories besides those that configuration files name.
     pub paths: Vec<PathPattern>,
-    /// The home directory of Neo4j, which its relative paths begin at.
-    pub neo4j_home: Option<PathBuf>,
     /// Configuration files that are searched for the paths of keys.
     pub search: Search,
 }

@@ -92,6 +92,14 @@ pub fn is_glob(component: &str) -> bool {
     component.contains(['*', '?', '[', '{', '\\'])
 }
 
+impl std::str::FromStr for PathPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        PathPattern::check(text)
+    }
+}
+
 impl Checked for PathPattern {
     const EXPECTED: &'static str =
         "an absolute path such as /etc/nginx/nginx.conf; * ? [ ] { } make a component a glob";
