@@ -10,24 +10,31 @@
 //! | know whether the programs are there and fit the server | [`tools()`] |
 //! | count, with checksums | [`counts()`] for a database, [`facts()`] for a cluster, [`compare()`] for what differs |
 //! | capture as SQL while it runs | [`Dump`]: a stream, and facts that are true of exactly that stream |
+//! | capture the files of a stopped server | [`data_layout()`], then [`at_rest()`] before and after, with equal answers |
+//! | capture the files of a running server | [`BaseBackup`]: begin, copy, [`BaseBackup::finish`], copy the log |
+//! | put such files back | restore them, put the log into `pg_wal`, then [`complete_base()`] |
 //! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
 //!
 //! Invariant: nothing counts as captured before everything that made it has ended well: [`Dump::finish`] gives facts
 //! only if each program exited with status 0, each part of the stream ended with its completion mark, and each table
 //! was counted in the snapshot that was dumped.
 
+mod base;
 mod cluster;
 mod compare;
 mod counts;
 mod dump;
+mod files;
 mod restore;
 mod settings;
 mod tools;
 
+pub use base::{BaseBackup, BaseEnd, complete_base};
 pub use cluster::{Activity, Cluster, Coordinates, Database, Session, Tablespace, Version};
 pub use compare::{Difference, compare};
 pub use counts::{Scope, Snapshot, counts, facts};
 pub use dump::Dump;
+pub use files::{Control, Layout, at_rest, control, data_layout, is_running};
 pub use restore::{contents, restore_dump};
 pub use settings::{Method, PostgresSettings};
 pub use tools::{Tool, tools};

@@ -1,6 +1,7 @@
 //! PostgreSQL: what is captured from a real cluster, and what comes back.
 
 mod dump;
+mod files;
 mod state;
 
 use std::io::Read;
