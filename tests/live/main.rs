@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod elasticsearch;
+mod lab;
 mod neo4j;
 mod postgres;
 mod process;

@@ -88,10 +88,16 @@ impl Systemd {
         self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
         let started = Instant::now();
         let mut look = LOOKS.0;
+        let mut tries = 0;
         loop {
             let state = self.state(&before.name, stop)?;
             match state.activity {
-                Activity::Active if !state.job && self.settles(&state, stop)? => return Ok(Change::Done(state)),
+                Activity::Active if !state.job => {
+                    if self.settles(&state, stop)? {
+                        return Ok(Change::Done(state));
+                    }
+                    tries += 1;
+                }
                 Activity::Failed if !state.job => return Err(self.failed(&state, stop)),
                 Activity::Inactive if !state.job => {
                     return match (state.kind.as_str(), state.result.as_str()) {
@@ -102,7 +108,11 @@ impl Systemd {
                 _ => {}
             }
             if started.elapsed() >= limit {
-                return Err(self.late("did not start", &state, limit, stop));
+                let what = match tries {
+                    0 => "did not start".to_owned(),
+                    tries => format!("began to run {tries} times, ended again each time, and did not stay up"),
+                };
+                return Err(self.late(&what, &state, limit, stop));
             }
             pause(look, stop)?;
             look = (look * 2).min(LOOKS.1);
