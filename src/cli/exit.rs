@@ -3,6 +3,7 @@
 use crate::backend::BackendError;
 use crate::format::FormatError;
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::profile::ProfileError;
 use crate::orchestrate::select::SelectError;
 use crate::repo::RepoError;
 use crate::retention::RetentionError;
@@ -46,7 +47,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             SelectError::None { .. } | SelectError::TooEarly { .. } | SelectError::Damaged { .. } => Some(Exit::Failed),
         };
     }
-    if cause.is::<Usage>() || cause.is::<RetentionError>() {
+    if cause.is::<Usage>() || cause.is::<RetentionError>() || cause.is::<ProfileError>() {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref() {

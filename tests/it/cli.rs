@@ -7,6 +7,7 @@ mod errors;
 mod full;
 mod init;
 mod interrupt;
+mod platform;
 mod processes;
 mod progress;
 mod proof;

@@ -31,3 +31,65 @@ fn every_command_of_the_operators_guide_works() {
     assert_eq!(std::fs::read(directory.path().join("restored/hosts")).unwrap(), hosts);
     assert!(std::fs::read_to_string(directory.path().join("numbers.txt")).unwrap().ends_with("20000\n"));
 }
+
+/// Every key of a table, with those of its tables before it.
+fn keys(above: &str, table: &toml::Table, all: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match value {
+            toml::Value::Table(inner) if key != "groups" && key != "environment" => {
+                keys(&path, inner, all);
+            }
+            _ => all.push(path),
+        }
+    }
+}
+
+#[test]
+fn the_document_on_profiles_has_every_key_and_its_examples_are_profiles() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/profile.md")).unwrap();
+    let mut blocks = 0;
+    for block in text.split("```toml\n").skip(1) {
+        let example = block.split("```").next().unwrap();
+        cairn::orchestrate::platform::profile::parse("docs/profile.md", example.as_bytes()).unwrap();
+        blocks += 1;
+    }
+    assert!(blocks > 0);
+    let profile = cairn::orchestrate::platform::profile::built_in("eclecticiq-centos").unwrap().unwrap();
+    let mut all = Vec::new();
+    keys("", &toml::from_str(&profile.to_toml()).unwrap(), &mut all);
+    assert!(all.len() > 80, "{}", all.len());
+    for key in all {
+        let known =
+            text.contains(&format!("`{key}`")) || (key == "config.groups" && text.contains("config.groups.NAME"));
+        assert!(known, "docs/profile.md does not have `{key}`");
+    }
+}
+
+#[test]
+fn every_step_of_the_coverage_is_in_the_plan_and_every_test_exists() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let coverage = std::fs::read_to_string(format!("{root}docs/platform-coverage.md")).unwrap();
+    let read = |path: &str| std::fs::read_to_string(format!("{root}{path}")).unwrap();
+    let sources = ["profile", "discover", "plan"].map(|name| read(&format!("tests/it/platform/{name}.rs"))).concat();
+    let sources = sources + &read("tests/it/cli/platform.rs");
+    let plan = ["plan", "plan/steps", "plan/capture"]
+        .map(|name| read(&format!("src/orchestrate/platform/{name}.rs")))
+        .concat();
+    let mut names = 0;
+    for quoted in coverage.split('`').skip(1).step_by(2) {
+        if quoted.len() > 30 && quoted.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+            assert!(sources.contains(&format!("fn {quoted}(")), "no test {quoted}");
+            names += 1;
+        }
+        let step = quoted.strip_prefix("after-restore:").unwrap_or(quoted);
+        if ["stop-", "capture-", "drain-", "purge-", "register-", "snapshot-", "prove-"]
+            .iter()
+            .any(|s| step.starts_with(s))
+        {
+            assert!(plan.contains(&format!("\"{step}\"")), "no step {step}");
+            names += 1;
+        }
+    }
+    assert!(names > 20, "{names}");
+}

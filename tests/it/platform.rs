@@ -2,5 +2,6 @@
 
 mod discover;
 mod metrics;
+mod plan;
 mod profile;
 mod run;

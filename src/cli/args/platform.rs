@@ -1,11 +1,19 @@
 //! Words of `cairn platform`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+
+use crate::orchestrate::platform::profile::Component;
 
 #[derive(Subcommand, Debug)]
 pub enum PlatformCommand {
+    /// Show what a backup would do: every step, path, queue, unit and command; nothing is changed
+    Plan(PlanArgs),
+    /// Print a profile as TOML: what a file changed, merged, with every default
+    Profile(ProfileArgs),
     /// List backup sets, or show one as a report
     Sets(SetsArgs),
 }
@@ -21,4 +29,42 @@ pub struct SetsArgs {
     /// Write the report, a page that stands alone, to this file instead of standard output
     #[arg(long, value_name = "FILE", requires = "report")]
     pub output: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// The platform: a built-in profile's name, or a file
+    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
+    pub profile: OsString,
+    /// Without stopping the platform
+    #[arg(long)]
+    pub online: bool,
+    /// With --online: Neo4j alone may be stopped for a short time, or it is left out
+    #[arg(long, requires = "online")]
+    pub allow_neo4j_stop: bool,
+    /// Only these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub only: Vec<Component>,
+    /// Not these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub skip: Vec<Component>,
+    /// Look for files beneath this directory: a copy of the machine's tree
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct ProfileArgs {
+    /// A built-in profile's name, or a file
+    #[arg(value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
+    pub profile: OsString,
+}
+
+/// What is meant when no profile is named.
+const DEFAULT_PROFILE: &str = "eclecticiq-centos";
+
+fn component() -> impl TypedValueParser<Value = Component> {
+    let of = |name: String| Component::ALL.into_iter().find(|one| one.name() == name);
+    PossibleValuesParser::new(Component::ALL.map(Component::name))
+        .try_map(move |name| of(name).ok_or("no such component"))
 }

@@ -16,13 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::elasticsearch::ElasticsearchSettings;
 use crate::source::neo4j::Neo4jSettings;
+use crate::source::postgres::PostgresSettings;
+use crate::source::process::{CelerySettings, ProcessSettings};
 use crate::source::redis::RedisSettings;
+use crate::source::systemd::SystemdSettings;
 
 pub use load::{BUILT_IN, MAX_BYTES, ProfileError, built_in, parse};
-pub use value::{ArgumentPattern, Argv, Component, HostPort, PathPattern, Seconds, Unit, Word};
+pub use value::{Argv, Component, HostPort, PathPattern, Seconds, Unit, Word};
 
 /// A platform.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Profile {
     /// Its name, under which its backup sets are found again.
@@ -43,14 +46,14 @@ pub struct Profile {
     pub keys: Keys,
     /// What is stopped and started.
     pub services: Services,
-    /// What may be left of stopped services.
-    pub processes: Processes,
-    /// Who counts as signed in.
-    pub web: Web,
+    /// How systemd is reached, and how long units may take.
+    pub systemd: SystemdSettings,
+    /// Which processes are the platform's, and who counts as signed in.
+    pub processes: ProcessSettings,
     /// How running tasks are asked for.
-    pub celery: Celery,
+    pub celery: CelerySettings,
     /// PostgreSQL.
-    pub postgres: toml::Table,
+    pub postgres: PostgresSettings,
     /// Elasticsearch.
     pub elasticsearch: ElasticsearchSettings,
     /// Neo4j.
@@ -75,10 +78,10 @@ impl Default for Profile {
             config: Config::default(),
             keys: Keys::default(),
             services: Services::default(),
-            processes: Processes::default(),
-            web: Web::default(),
-            celery: Celery::default(),
-            postgres: toml::Table::new(),
+            systemd: SystemdSettings::default(),
+            processes: ProcessSettings::default(),
+            celery: CelerySettings::default(),
+            postgres: PostgresSettings::default(),
             elasticsearch: ElasticsearchSettings::default(),
             neo4j: Neo4jSettings::default(),
             redis: RedisSettings::default(),
@@ -165,7 +168,7 @@ pub struct Search {
 }
 
 /// What is stopped and started. Starting goes the other way round.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Services {
     /// Stopped first, before the queues drain.
@@ -174,25 +177,8 @@ pub struct Services {
     pub workers: Vec<Unit>,
     /// Stopped last, in this order.
     pub others: Vec<Unit>,
-    /// How long a unit may take to stop.
-    pub stop_timeout_seconds: Seconds,
-    /// How long a unit may take to start.
-    pub start_timeout_seconds: Seconds,
     /// What must work before the platform counts as up again.
     pub health: Health,
-}
-
-impl Default for Services {
-    fn default() -> Self {
-        Services {
-            first: Vec::new(),
-            workers: Vec::new(),
-            others: Vec::new(),
-            stop_timeout_seconds: Seconds::new(300),
-            start_timeout_seconds: Seconds::new(300),
-            health: Health::default(),
-        }
-    }
 }
 
 /// What must work before the platform counts as up again.
@@ -209,49 +195,6 @@ impl Default for Health {
     fn default() -> Self {
         Health { ports: Vec::new(), timeout_seconds: Seconds::new(300) }
     }
-}
-
-/// What may be left of stopped services.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Processes {
-    /// A process belongs to the platform if it runs as one of these users, and
-    pub users: Vec<Word>,
-    /// one of its arguments, or the last component of one, matches one of these globs.
-    pub patterns: Vec<ArgumentPattern>,
-    /// PID files; one is removed only when its process is dead.
-    pub pid_files: Vec<PathPattern>,
-    /// How long a process may take to end after SIGTERM; then it is killed.
-    pub term_patience_seconds: Seconds,
-}
-
-impl Default for Processes {
-    fn default() -> Self {
-        Processes {
-            users: Vec::new(),
-            patterns: Vec::new(),
-            pid_files: Vec::new(),
-            term_patience_seconds: Seconds::new(30),
-        }
-    }
-}
-
-/// Who counts as signed in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Web {
-    /// Local ports; an established connection to one from another machine is a user's.
-    pub ports: Vec<std::num::NonZeroU16>,
-    /// A program that prints one line for each login.
-    pub who: Argv,
-}
-
-/// How running tasks are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Celery {
-    /// A program that prints the tasks that are active, such as `celery -A APP inspect active --json`; none if empty.
-    pub inspect: Argv,
 }
 
 /// What is done once data is restored.

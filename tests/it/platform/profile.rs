@@ -139,7 +139,7 @@ fn the_built_in_profile_has_every_queue_service_and_command_of_the_guidelines() 
     assert_eq!(after.environment["EIQ_PLATFORM_SETTINGS"], "/etc/eclecticiq/platform_settings.py");
     assert_eq!(after.user.as_ref().unwrap().as_str(), "eclecticiq");
     assert!(after.failed_packages.contains("processing_status NOT IN ('success', 'pending')"));
-    assert!(profile.processes.pid_files.iter().all(|path| path.as_str().starts_with("/var/run/")));
+    assert!(profile.processes.pid_files.iter().all(|path| path.starts_with("/var/run/")));
     assert_eq!(profile.components, Component::ALL);
 }
 
@@ -164,8 +164,8 @@ fn a_users_file_changes_single_values() {
         paths = ["/etc/hosts"]
         [config.groups.ours]
         paths-add = ["/srv/ours"]
-        [services]
-        stop-timeout-seconds = 60
+        [services.health]
+        timeout-seconds = 60
         [elasticsearch]
         url = "http://localhost:9201"
         [after-restore.environment]
@@ -182,8 +182,8 @@ fn a_users_file_changes_single_values() {
     assert_eq!(paths(&profile, "general"), ["/etc/hosts"], "an array replaces");
     assert_eq!(paths(&profile, "ours"), ["/srv/ours"]);
     assert_eq!(paths(&profile, "platform"), paths(&base, "platform"));
-    assert_eq!(profile.services.stop_timeout_seconds.duration().as_secs(), 60);
-    assert_eq!(profile.services.start_timeout_seconds, base.services.start_timeout_seconds);
+    assert_eq!(profile.services.health.timeout_seconds.duration().as_secs(), 60);
+    assert_eq!(profile.services.health.ports, base.services.health.ports);
     assert_eq!(profile.services.first, base.services.first);
     assert_eq!(profile.elasticsearch.url, "http://localhost:9201");
     assert_eq!(profile.elasticsearch.location, base.elasticsearch.location);
@@ -203,19 +203,22 @@ fn errors_name_file_line_key_and_what_was_expected() {
     let with = |text: &str| format!("extends = \"eclecticiq-centos\"\n{text}");
     refused("name = \"x\"\n", &["lab.toml: ", "`extends` is missing", "\"eclecticiq-centos\"", "\"none\""]);
     refused("extends = \"eclecticiq-cents\"\n", &["lab.toml:1:11: `extends`", "did you mean `eclecticiq-centos`?"]);
-    refused(&with("[web\n"), &["lab.toml:2:"]);
-    refused(&with("[web]\nports = [80, \"x\"]\n"), &["lab.toml:3:14: `web.ports`", "expected a nonzero u16"]);
-    refused(&with("[web]\nports = [70000]\n"), &["lab.toml:3:10: `web.ports`", "70000"]);
+    refused(&with("[redis\n"), &["lab.toml:2:"]);
+    refused(
+        &with("[processes]\nuser-ports = [80, \"x\"]\n"),
+        &["lab.toml:3:19: `processes.user-ports`", "expected u16"],
+    );
+    refused(&with("[processes]\nuser-ports = [70000]\n"), &["lab.toml:3:15: `processes.user-ports`", "70000"]);
     refused(&with("[servces]\nfirst = []\n"), &["lab.toml:2:2: `servces`", "did you mean `services`?"]);
     refused(&with("[services]\nfrist = []\n"), &["lab.toml:3:1: `services.frist`", "did you mean `first`?"]);
-    refused(&with("[services]\nzzzzzzzz = 1\n"), &["lab.toml:3:1", "expected one of first, workers, others"]);
+    refused(&with("[services]\nzzzzzzzz = 1\n"), &["lab.toml:3:1", "expected one of first, workers, others, health"]);
     refused(
-        &with("[services]\nstop-timeout-seconds = 0\n"),
-        &["lab.toml:3:24: `services.stop-timeout-seconds`", "between 1 and 604800 seconds"],
+        &with("[services.health]\ntimeout-seconds = 0\n"),
+        &["lab.toml:3:19: `services.health.timeout-seconds`", "between 1 and 604800 seconds"],
     );
     refused(
-        &with("[services]\nstop-timeout-seconds = \"5m\"\n"),
-        &["lab.toml:3:24", "invalid type: string \"5m\", expected whole seconds between 1 and 604800"],
+        &with("[services.health]\ntimeout-seconds = \"5m\"\n"),
+        &["lab.toml:3:19", "invalid type: string \"5m\", expected whole seconds between 1 and 604800"],
     );
     refused(&with("[services]\nfirst = [\"a\", \"b c\"]\n"), &["lab.toml:3:15: `services.first`", "unit's name"]);
     refused(&with("[services]\nfirst = [\"-a\"]\n"), &["lab.toml:3:10", "begins with -"]);
@@ -232,10 +235,17 @@ fn errors_name_file_line_key_and_what_was_expected() {
         &["lab.toml:3:13: `config.groups.x.paths-add`", "array"],
     );
     refused(&with("[config.groups.x]\npahts-add = [\"/etc\"]\n"), &["lab.toml:3:1", "did you mean `paths`?"]);
-    refused(&with("[web]\nwho = \"who -u\"\n"), &["lab.toml:3:7: `web.who`", "array of strings"]);
-    refused(&with("[web]\nwho = [\"who -u\"]\n"), &["lab.toml:3:7: `web.who`", "no arguments, and no shell"]);
+    refused(
+        &with("[after-restore]\nupgrade = \"a b\"\n"),
+        &["lab.toml:3:11: `after-restore.upgrade`", "array of strings"],
+    );
+    refused(&with("[after-restore]\nupgrade = [\"a b\"]\n"), &["lab.toml:3:11", "no arguments, and no shell"]);
     refused(&with("[services.health]\nports = [\"localhost\"]\n"), &["lab.toml:3:10", "no port", "HOST:PORT"]);
-    refused(&with("[processes]\npatterns = [\"*\"]\n"), &["lab.toml:3:13", "every process"]);
+    refused(
+        &with("[processes]\nrules-add = [{ name = \"x\", user = [] }]\n"),
+        &["lab.toml:3:28: `processes.rules-add`", "there is no key \"user\"", "did you mean `users`?"],
+    );
+    refused(&with("[postgres]\nmethod = \"dmup\"\n"), &["lab.toml:3:10: `postgres.method`", "did you mean `dump`?"]);
     refused(&with("[elasticsearch]\nurll = \"x\"\n"), &["lab.toml:3:1: `elasticsearch.urll`", "did you mean `url`?"]);
     refused(&with("components = [\"confg\"]\n"), &["lab.toml:2:15: `components`", "did you mean `config`?"]);
     refused(&with("components = []\n"), &["nothing to capture"]);
@@ -268,8 +278,14 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 /// Lines that could be in a profile, in any order.
 fn shuffled() -> impl Strategy<Value = Vec<u8>> {
     let lines: Vec<&'static str> = BUILT_IN[0].1.lines().collect();
-    let more =
-        ["[config]", "paths-add = [1]", "-add = []", "[[config.groups.x]]", "'a`b' = 1", "[web]\nports-add = [1]"];
+    let more = [
+        "[config]",
+        "paths-add = [1]",
+        "-add = []",
+        "[[config.groups.x]]",
+        "'a`b' = 1",
+        "[processes]\nuser-ports-add = [1]",
+    ];
     let lines: Vec<&'static str> = lines.into_iter().chain(more).collect();
     proptest::collection::vec(proptest::sample::select(lines), 1..30)
         .prop_map(|lines| format!("extends = 'none'\n{}", lines.join("\n")).into_bytes())

@@ -61,9 +61,7 @@ struct Format {
 /// Follows all configuration files that the profile names.
 pub fn search(profile: &Profile, files: &Files, discovery: &mut Discovery) {
     let format = |read| Format { read, from_listed: false, base: None };
-    let data = profile.postgres.get("data-directories").and_then(toml::Value::as_array);
-    let mut data = data.into_iter().flatten().filter_map(toml::Value::as_str).map(PathBuf::from);
-    let data = data.find(|path| files.kind(path).is_ok());
+    let data = profile.postgres.data_directories.iter().find(|path| files.kind(path).is_ok()).cloned();
     let search = &profile.keys.search;
     for (format, listed) in [
         (Format { from_listed: true, ..format(nginx::read) }, &search.nginx),

@@ -68,7 +68,7 @@ macro_rules! checked_text {
     )*};
 }
 
-checked_text!(PathPattern, Unit, ArgumentPattern, HostPort, Word);
+checked_text!(PathPattern, Unit, HostPort, Word);
 
 /// An absolute path, in which each component may be a glob (`*`, `?`, `[a-z]`, `{a,b}`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -145,32 +145,6 @@ impl Checked for Unit {
             None if text.len() > 255 => Err("it is longer than 255 bytes".to_owned()),
             None => Ok(Unit(text.to_owned())),
         }
-    }
-}
-
-/// A glob that is compared with each argument of a process; `*` stands for any text, slashes too.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct ArgumentPattern(String);
-
-impl ArgumentPattern {
-    /// The matcher.
-    pub fn matcher(&self) -> Result<globset::GlobMatcher, String> {
-        let glob = GlobBuilder::new(&self.0).literal_separator(false).backslash_escape(true).build();
-        glob.map(|glob| glob.compile_matcher()).map_err(|error| error.kind().to_string())
-    }
-}
-
-impl Checked for ArgumentPattern {
-    const EXPECTED: &'static str = "a glob over one argument of a process such as beat or /opt/platform/*";
-
-    fn check(text: &str) -> Result<Self, String> {
-        if text.chars().all(|c| c == '*') {
-            return Err("it matches every process".to_owned());
-        }
-        let pattern = ArgumentPattern(text.to_owned());
-        pattern.matcher()?;
-        Ok(pattern)
     }
 }
 
