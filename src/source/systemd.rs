@@ -1,6 +1,6 @@
 //! The units of systemd, by `systemctl`.
 //!
-//! * [`unit`]: what a unit is and does now.
+//! * [`mod@unit`]: what a unit is and does now.
 //! * [`change`]: stopping and starting, until the unit really is there.
 //!
 //! Invariant: that `systemctl` went well is never taken for the state: the state is asked for, and asked again, until it

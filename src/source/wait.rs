@@ -1,6 +1,6 @@
 //! Waiting for input that may never come, without becoming deaf to a stop that is asked for meanwhile.
 //!
-//! Invariant: nothing here waits longer than [`INTERVAL`] without looking at [`Monitor::interrupted`]. A plain `read`
+//! Invariant: nothing here waits longer than 100 ms without looking at [`Monitor::interrupted`]. A plain `read`
 //! of an idle pipe or terminal would never look again: a signal handler only sets a flag, and the system goes on
 //! waiting after it. Looking at an interval instead of waking through a pipe of our own has no race: a stop that
 //! comes between looking and waiting is seen at the next look.
