@@ -1,13 +1,16 @@
 //! Garbage collection beside writers and readers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn::backend::{Backend, list_all};
-use cairn::format::Kind;
-use cairn::format::record::Purpose;
+use cairn::format::content::Content;
+use cairn::format::record::{Purpose, Snapshot, SnapshotKind};
+use cairn::format::{Kind, ObjectId};
 use cairn::progress::Silent;
-use cairn::repo::gc::{self, GcOptions};
+use cairn::repo::gc::{self, Fate, GcOptions};
+use cairn::repo::index::PackInfo;
 use cairn::repo::lease::Held;
 use cairn::repo::writer::Writer;
 use cairn::repo::{RepoError, Repository};
@@ -52,28 +55,82 @@ fn forgotten_space_is_reclaimed_and_the_rest_stays() {
     assert_sound(&repository);
 }
 
+/// Every pack with the greatest depth of its frames.
+fn depths(repository: &Repository) -> BTreeMap<ObjectId, u8> {
+    let deepest = |pack: PackInfo| {
+        let frames = repository.index().frames_of_pack(pack.no).unwrap();
+        (pack.id, frames.iter().map(|frame| frame.entry.depth).max().unwrap())
+    };
+    repository.index().packs().unwrap().into_iter().map(deepest).collect()
+}
+
+fn snapshot(name: &str, content: Content) -> Snapshot {
+    Snapshot {
+        name: name.to_owned(),
+        host: "test".to_owned(),
+        time: jiff::Timestamp::now(),
+        kind: SnapshotKind::Stream,
+        paths: Vec::new(),
+        excludes: Vec::new(),
+        tags: Default::default(),
+        content,
+        parent: None,
+        previous: None,
+        summary: Default::default(),
+        program: "test".to_owned(),
+    }
+}
+
+/// Publishes `bytes` out of a run that also wrote something that nobody will need, into the same pack.
+fn store_beside_waste(
+    repository: &Repository,
+    parent: Option<Content>,
+    bytes: &[u8],
+    waste: &[u8],
+) -> (ObjectId, Content) {
+    let mut writer = Writer::begin(repository, &Silent).unwrap();
+    writer.content(None, &mut &waste[..]).unwrap();
+    let content = writer.content(parent, &mut &bytes[..]).unwrap();
+    writer.flush().unwrap();
+    (writer.publish(&snapshot("dump", content.clone())).unwrap(), content)
+}
+
 #[test]
 fn packs_that_live_in_part_are_rewritten_with_their_deltas() {
+    const WASTE: usize = 100_000;
     let (_, backend, repository) = setup();
     let mut bytes = rows(1, 4000);
     let mut all = Vec::new();
-    for day in 0..6 {
-        all.push((store(&repository, "dump", &bytes).unwrap().id.unwrap(), bytes.clone()));
+    let mut parent = None;
+    for day in 0..6u64 {
+        let mut waste = vec![0; WASTE];
+        blake3::Hasher::new().update(&day.to_le_bytes()).finalize_xof().fill(&mut waste);
+        let (id, content) = store_beside_waste(&repository, parent, &bytes, &waste);
+        all.push((id, bytes.clone()));
+        parent = Some(content);
         bytes = next_day(&bytes, day);
     }
-    assert!(repository.index().stats().unwrap().delta_frames > 0, "the days made no delta");
-    // The same run also stores something that nobody needs afterwards, in the same packs as what stays.
-    for (id, _) in &all[..3] {
-        repository.forget(&[(*id, "a test".to_owned())]).unwrap();
-    }
-    for _ in 0..3 {
-        gc::run(&repository, &NOW, &Silent).unwrap();
-    }
+    let before = depths(&repository);
+    assert!(before.values().max() >= Some(&3), "the days made no deltas upon deltas: {before:?}");
+    let forgotten: Vec<_> = all.drain(..3).map(|(id, _)| (id, "a test".to_owned())).collect();
+    repository.forget(&forgotten).unwrap();
+    let report = gc::run(&repository, &NOW, &Silent).unwrap();
+    let rewritten = report.planned.iter().filter(|pack| pack.fate == Fate::Rewrite).count();
+    assert!(rewritten >= 5 && report.packs_written > 0, "{report:?}");
+    assert!(report.bytes_removed - report.bytes_written > 5 * WASTE as u64, "{report:?}");
+
     let repository = open(&backend);
-    for (id, bytes) in &all[3..] {
+    let mut after = depths(&repository);
+    assert!(after.values().max() >= Some(&3), "{after:?}");
+    after.retain(|id, _| !before.contains_key(id));
+    assert!(after.values().max() >= Some(&1), "no delta frame was moved: {after:?}");
+    for (id, bytes) in &all {
         assert!(load(&repository, id).unwrap() == *bytes);
     }
     assert_sound(&repository);
+    // What was rewritten is as small as it gets: nothing is left to do.
+    let again = gc::run(&repository, &NOW, &Silent).unwrap();
+    assert!(again.planned.is_empty() && again.packs_removed == 0, "{again:?}");
 }
 
 #[test]
@@ -181,21 +238,7 @@ fn a_writer_whose_lease_was_taken_away_publishes_nothing() {
     for key in memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::Lease) {
         tamper(&memory, key, |_| None);
     }
-    let template = cairn::format::record::Snapshot {
-        name: "x".to_owned(),
-        host: "test".to_owned(),
-        time: jiff::Timestamp::now(),
-        kind: cairn::format::record::SnapshotKind::Stream,
-        paths: Vec::new(),
-        excludes: Vec::new(),
-        tags: Default::default(),
-        content,
-        parent: None,
-        previous: None,
-        summary: Default::default(),
-        program: "test".to_owned(),
-    };
-    assert!(matches!(writer.publish(&template), Err(RepoError::LeaseLost)));
+    assert!(matches!(writer.publish(&snapshot("x", content)), Err(RepoError::LeaseLost)));
     assert!(repository.snapshots().unwrap().is_empty());
 }
 

@@ -129,7 +129,8 @@ fn streams_with_deltas_upon_deltas_are_read_before_and_after_gc() {
     assert!(before.iter().any(|pack| !after.contains(pack)), "gc removed no pack");
     assert!(after.iter().any(|pack| !before.contains(pack)), "gc rewrote no pack");
     assert_eq!(store.snapshots("dump").unwrap(), snapshots[5..]);
-    store.read(&["verify", "--all"]).unwrap();
+    let found = store.read(&["verify", "--all"]).unwrap();
+    assert!(deepest(&found) >= 1, "gc left no delta: {}", String::from_utf8_lossy(&found));
     assert!(store.read(&["cat", "dump"]).unwrap() == dump(5), "gc changed the content");
 }
 
