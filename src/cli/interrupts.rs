@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM: the first asks the program to stop, and sees to it that it does.
 //!
 //! The core looks at a flag between its steps, and whoever waits for input looks at it while waiting. What cannot look
-//! (a key derivation, one long statement of SQLite, a write to a pipe that nobody reads) gets [`PATIENCE`]; then the
+//! (a key derivation, one long statement of SQLite, a write to a pipe that nobody reads) gets a few seconds; then the
 //! process ends as if it had been killed. The repository is made for that at any moment: nothing is published that is
 //! not complete, and the next gc removes the lease of a process that is gone. A second signal ends it at once.
 

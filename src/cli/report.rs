@@ -1,7 +1,7 @@
 //! A backup set as a page that stands alone: one file, no script, nothing loaded. For a phone as for a desk, in light and
 //! in dark, and for paper.
 //!
-//! Invariant: everything that comes from a set goes through [`Page::text`], which escapes it.
+//! Invariant: everything that comes from a set goes through `Page::text`, which escapes it.
 
 mod facts;
 

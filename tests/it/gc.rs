@@ -92,7 +92,7 @@ fn store_beside_waste(
     writer.content(None, &mut &waste[..]).unwrap();
     let content = writer.content(parent, &mut &bytes[..]).unwrap();
     writer.flush().unwrap();
-    (writer.publish(&snapshot("dump", content.clone())).unwrap(), content)
+    (writer.publish(&snapshot("dump", content)).unwrap(), content)
 }
 
 #[test]

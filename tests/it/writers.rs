@@ -64,12 +64,16 @@ fn a_small_change_costs_little_and_depth_stays_bounded() {
     let mut bytes = rows(1, 8000);
     let first = store(&open(&backend), "dump", &bytes).unwrap().summary.stored_bytes;
     let mut all = Vec::new();
+    let mut stored = 0;
     for day in 0..14 {
         bytes = next_day(&bytes, day);
         let outcome = store(&open(&backend), "dump", &bytes).unwrap();
-        assert!(outcome.summary.stored_bytes < first / 3, "day {day}: {} of {first}", outcome.summary.stored_bytes);
+        // Where the secret cuts are unlucky, a day that finds its bases at the depth limit stores more than the others.
+        assert!(outcome.summary.stored_bytes < first / 2, "day {day}: {} of {first}", outcome.summary.stored_bytes);
+        stored += outcome.summary.stored_bytes;
         all.push((outcome.id.unwrap(), bytes.clone()));
     }
+    assert!(stored < 14 * first / 4, "14 days took {stored}, the first dump {first}");
     let repository = open(&backend);
     let mut depths = BTreeSet::new();
     for pack in repository.index().packs().unwrap() {

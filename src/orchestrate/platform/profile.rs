@@ -1,7 +1,7 @@
 //! The profile: what a platform consists of, and where. A TOML file, whose schema `docs/profile.md` documents.
 //!
 //! * [`value`]: values with a form of their own, checked while the file is read.
-//! * [`load`]: from a name or a file to a [`Profile`]: built-in text, what a user's file changes in it, and errors that
+//! * `load`: from a name or a file to a [`Profile`]: built-in text, what a user's file changes in it, and errors that
 //!   point into the user's file.
 //!
 //! Invariant: a profile holds no secret, only where secrets are; so it may be printed, and written into the journal.
