@@ -25,7 +25,7 @@ use cairn_fuzz::targets::{keys, seal};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let seeds: Vec<(&str, Vec<(&str, Vec<u8>)>)> = vec![
+    let seeds: Vec<(&str, Seeds)> = vec![
         ("cursor", cursor()),
         ("escape", escape()),
         ("config", config()?),
@@ -47,6 +47,9 @@ fn main() -> Result<()> {
     }
     Ok(())
 }
+
+/// Names and contents of a target's files.
+type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn cursor() -> Vec<(&'static str, Vec<u8>)> {
     let mut numbers = Vec::new();
@@ -264,7 +267,7 @@ fn tree_block() -> Result<Vec<(&'static str, Vec<u8>)>> {
     }
     let block = encoder.finish();
     // The same length, so that only the path is wrong.
-    let hostile: Vec<u8> = block.iter().copied().collect();
+    let hostile: Vec<u8> = block.to_vec();
     let at = hostile.windows(5).position(|part| part == b"hosts").ok_or("the path is in the block")?;
     let mut dots = hostile;
     dots[at - 4..at + 5].copy_from_slice(b"/../../aa");
