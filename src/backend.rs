@@ -7,6 +7,7 @@
 //! * a failed write leaves no object behind, only debris that `list` does not show and `remove_debris` removes.
 
 pub mod error;
+pub mod host;
 pub mod local;
 
 use jiff::Timestamp;
@@ -66,8 +67,9 @@ pub trait Backend: Send + Sync {
     /// A barrier: returns when all that was written and removed before survives a power loss.
     fn sync(&self) -> Result<(), BackendError>;
 
-    /// Removes what failed or killed writes left behind, if it is older than `age_seconds`; how many pieces and bytes.
-    /// With `dry_run` only counts.
+    /// Removes what failed or killed writes left behind; how many pieces and bytes. With `dry_run` only counts. A piece
+    /// goes if storage can tell that its writer has ended, and never if it can tell that the writer lives; otherwise
+    /// if it is older than `age_seconds`.
     fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError>;
 
     /// Where this is, for people and errors.

@@ -10,7 +10,6 @@ pub mod error;
 pub mod forget;
 pub mod frames;
 pub mod gc;
-pub mod host;
 pub mod index;
 pub mod keys;
 pub mod lease;

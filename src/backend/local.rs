@@ -10,12 +10,14 @@
 //! name in `tmp/`, flushed to the disk, and only then renamed, in a way that fails when the name is taken: of two
 //! writers of one id exactly one succeeds, and a reader never sees half of an object. The rename itself is durable
 //! after [`Backend::sync`], which flushes each directory that was changed. A process that is killed leaves at most a
-//! file in `tmp/`.
+//! file in `tmp/`, whose name tells which process of which machine made it: this machine's own dead are known at once,
+//! and its living never lose a file that they are writing.
 //!
 //! The race that `sync` prevents: thread A takes the list of changed directories and flushes them; thread B finds the
 //! list empty and returns, while the directory of B's object is not flushed yet. So syncs go one after another.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +31,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::backend::{Backend, BackendError, ByteRange, Stat};
+use crate::backend::{Backend, BackendError, ByteRange, Stat, host};
 use crate::format::codec::{escape, escape_path};
 use crate::format::{Kind, ObjectId};
 
@@ -44,6 +46,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// A repository in a directory.
 pub struct Local {
     root: PathBuf,
+    machine: String,
     /// Directories with changed names, to be flushed by the next sync.
     changed: Mutex<BTreeSet<PathBuf>>,
     /// Held for the whole of a sync.
@@ -93,7 +96,7 @@ impl Local {
             location: escape_path(path),
             source,
         })?;
-        Ok(Local { root, changed: Mutex::default(), syncing: Mutex::default() })
+        Ok(Local { root, machine: host::machine(), changed: Mutex::default(), syncing: Mutex::default() })
     }
 
     /// The directory of an object, and its path.
@@ -135,9 +138,21 @@ impl Local {
         }
     }
 
+    fn unfinished(&self) -> io::Result<NamedTempFile> {
+        let prefix = format!("{TEMPORARY_PREFIX}{}-{}-", std::process::id(), machine_tag(&self.machine));
+        tempfile::Builder::new().prefix(&prefix).tempfile_in(self.temporary()?)
+    }
+
+    /// Whether an unfinished file may go.
+    fn is_debris(&self, name: &OsStr, is_old: bool) -> bool {
+        match maker(name, &self.machine) {
+            Some(process) => host::has_ended(&self.machine, process),
+            None => is_old,
+        }
+    }
+
     fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.temporary()?;
-        let mut file = NamedTempFile::with_prefix_in(TEMPORARY_PREFIX, &temporary)?;
+        let mut file = self.unfinished()?;
         file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
         let (dir, path) = self.place(kind, id);
@@ -196,11 +211,10 @@ impl Local {
     }
 
     fn debris(&self, age: Duration, dry_run: bool) -> io::Result<(u64, u64)> {
-        let temporary = self.temporary()?;
         // The time of a new file is the storage's own clock, which may differ from this machine's.
-        let now = NamedTempFile::with_prefix_in(TEMPORARY_PREFIX, &temporary)?.as_file().metadata()?.modified()?;
+        let now = self.unfinished()?.as_file().metadata()?.modified()?;
         let (mut pieces, mut bytes) = (0, 0);
-        for entry in fs::read_dir(&temporary)? {
+        for entry in fs::read_dir(self.temporary()?)? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
@@ -208,8 +222,8 @@ impl Local {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
-            let old = now.duration_since(metadata.modified()?).is_ok_and(|passed| passed >= age);
-            if !metadata.is_file() || !old {
+            let is_old = now.duration_since(metadata.modified()?).is_ok_and(|passed| passed >= age);
+            if !metadata.is_file() || !self.is_debris(&entry.file_name(), is_old) {
                 continue;
             }
             if !dry_run {
@@ -350,6 +364,18 @@ impl Backend for Local {
 }
 
 type Visit<'a> = dyn FnMut(ObjectId, u64) + 'a;
+
+/// Stands for a machine in the names of unfinished files; empty when the machine is not known.
+fn machine_tag(machine: &str) -> String {
+    if machine.is_empty() { String::new() } else { blake3::hash(machine.as_bytes()).to_hex()[..16].to_owned() }
+}
+
+/// The process of this machine that made an unfinished file; `None` when another machine made it, or nobody knows.
+fn maker(name: &OsStr, machine: &str) -> Option<u32> {
+    let mut parts = name.to_str()?.strip_prefix(TEMPORARY_PREFIX)?.splitn(3, '-');
+    let (process, tag) = (parts.next()?.parse().ok()?, parts.next()?);
+    (!tag.is_empty() && tag == machine_tag(machine)).then_some(process)
+}
 
 /// The directory that holds a kind's objects; the configuration is a file of its own.
 fn directory(kind: Kind) -> Option<&'static str> {

@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::backend::list_all;
 use crate::format::record::{CondemnedPack, Proof, Purpose, Snapshot, Tombstone};
 use crate::format::{Kind, ObjectId};
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::error::RepoError;
 use crate::repo::gc::keep::Keep;
 use crate::repo::index::{FrameInfo, PackInfo};
-use crate::repo::lease::{self, Held};
+use crate::repo::lease::{self, FoundLease, Held};
 use crate::repo::mark::Mark;
 use crate::repo::{Repository, chain};
 
@@ -46,7 +47,7 @@ const MARGIN: Duration = Duration::from_secs(600);
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GcOptions {
-    /// The grace period; without it [`GRACE`] for new tombstones, and each old one's own.
+    /// The grace period; without it [`GRACE`] for new tombstones and for debris, and each old tombstone's own.
     pub grace: Option<Duration>,
     /// Only say what would be done.
     pub dry_run: bool,
@@ -109,21 +110,26 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
         let tombstones = repository.read_records::<Tombstone>()?;
         report.planned = plan(repository, monitor)?.1;
         report.waiting_for = tombstones.first().map(|(id, _)| format!("tombstone {} is pending", id.short()));
-        report.debris = repository.backend().remove_debris(GRACE.as_secs(), true)?.0;
+        // What leases protect depends on storage's time, which a dry run that writes nothing does not know.
+        let leases = list_all(repository.backend().as_ref(), Kind::Lease)?;
+        let others = leases.first().map(|_| lease::LIFETIME);
+        report.debris = repository.backend().remove_debris(debris_age(options, others).as_secs(), true)?.0;
         return Ok(report);
     }
     let held = Held::take(repository, Purpose::Collect)?;
     let now = repository.backend().stat(Kind::Lease, &held.id())?.modified;
     exclude_others(repository, &held, now)?;
-    let mut pending = readable_tombstones(repository, monitor)?;
-    if pending.is_empty() {
-        pending.extend(mark(repository, options, monitor, &mut report)?);
+    for (id, tombstone) in readable_tombstones(repository, monitor)? {
+        sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
     }
-    for (id, tombstone) in pending {
+    // One tombstone at a time: what a pending one names would be condemned twice.
+    if list_all(repository.backend().as_ref(), Kind::Tombstone)?.is_empty()
+        && let Some((id, tombstone)) = mark(repository, options, monitor, &mut report)?
+    {
         sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
     }
     remove_stale_proofs(repository, monitor)?;
-    report.debris = repository.backend().remove_debris(GRACE.as_secs(), false)?.0;
+    report.debris = remove_debris(repository, &held, options, now)?;
     held.release()?;
     repository.backend().sync()?;
     Ok(report)
@@ -301,6 +307,28 @@ fn readable_tombstones(
         monitor.notice(Notice { subject: format!("tombstone {}", record.id), message });
     }
     Ok(records.found)
+}
+
+/// Removes what killed processes left half written. Where storage cannot tell whether a piece's writer lives, a lease
+/// protects what is younger than it: its holder wrote the lease first.
+fn remove_debris(
+    repository: &Repository,
+    held: &Held<'_>,
+    options: &GcOptions,
+    began: Timestamp,
+) -> Result<u64, RepoError> {
+    let leases = lease::live(repository, began)?;
+    let others = leases.iter().filter(|found| found.id != held.id());
+    let age = |found: &FoundLease| Duration::try_from(began.duration_since(found.modified)).unwrap_or_default();
+    let oldest = others.map(age).max().map(|age| age + held.elapsed());
+    Ok(repository.backend().remove_debris(debris_age(options, oldest).as_secs(), false)?.0)
+}
+
+/// How old debris of unknown origin must be. The margin is for those that write a small object and hold no lease, the
+/// writers that are just writing theirs among them.
+fn debris_age(options: &GcOptions, oldest_lease: Option<Duration>) -> Duration {
+    let grace = options.grace.unwrap_or(GRACE).max(MARGIN);
+    oldest_lease.map_or(grace, |age| grace.max(age + MARGIN))
 }
 
 /// A proof of a snapshot that is gone proves nothing. One that cannot be read is left, and told.

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::backend::host;
 use crate::format::record::{Lease, Purpose};
 use crate::format::{Kind, ObjectId};
+use crate::repo::Repository;
 use crate::repo::error::RepoError;
-use crate::repo::{Repository, host};
 
 /// How long a lease is valid. A first backup may take days; a crashed one must not stop gc for ever.
 pub const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -83,6 +84,11 @@ impl<'r> Held<'r> {
     /// Its id.
     pub fn id(&self) -> ObjectId {
         self.id
+    }
+
+    /// How long it has been held, by this process's clock.
+    pub fn elapsed(&self) -> Duration {
+        self.taken.elapsed()
     }
 
     /// Fails when the lease is too old or no longer there.

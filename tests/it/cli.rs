@@ -5,6 +5,7 @@ mod bytes;
 mod damage;
 mod errors;
 mod full;
+mod gc;
 mod init;
 mod interrupt;
 mod platform;

@@ -320,3 +320,46 @@ fn a_writer_that_outlives_the_sweep_has_not_built_on_the_dead() {
     assert_eq!(load(&repository, &id).unwrap(), bytes);
     assert_sound(&repository);
 }
+
+/// A tombstone that waited used to keep a run from marking, so what died meanwhile was found a day later than needed.
+#[test]
+fn a_run_that_sweeps_also_marks() {
+    let (memory, backend, repository) = setup();
+    for name in ["a", "b", "c"] {
+        store(&repository, name, &rows(name.len() as u64 + u64::from(name.as_bytes()[0]), 3000)).unwrap();
+    }
+    forget_first(&repository);
+    let hour = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
+    gc::run(&repository, &hour, &Silent).unwrap();
+    forget_first(&repository);
+    memory.advance_clock(4000);
+    let report = gc::run(&repository, &hour, &Silent).unwrap();
+    assert!(report.packs_removed > 0 && !report.planned.is_empty() && report.waiting_until.is_some(), "{report:?}");
+    memory.advance_clock(4000);
+    let report = gc::run(&repository, &hour, &Silent).unwrap();
+    assert!(report.packs_removed > 0 && report.planned.is_empty() && report.waiting_until.is_none(), "{report:?}");
+    assert_sound(&open(&backend));
+}
+
+/// What a writer is just writing looks like what a killed one left, where storage knows neither.
+#[test]
+fn debris_that_a_live_writer_may_have_made_is_left_alone() {
+    const MARGIN: u64 = 600;
+    let (memory, backend, repository) = setup();
+    gc::run(&repository, &NOW, &Silent).unwrap();
+    assert_eq!(memory.debris_age(), MARGIN, "somebody may be writing a lease, or a key");
+    gc::run(&repository, &GcOptions::default(), &Silent).unwrap();
+    assert_eq!(memory.debris_age(), 24 * 3600);
+    let second = open(&backend);
+    let writer = Writer::begin(&second, &Silent).unwrap();
+    memory.advance_clock(100_000);
+    for options in [NOW, GcOptions::default()] {
+        gc::run(&repository, &options, &Silent).unwrap();
+        assert!(memory.debris_age() >= 100_000 + MARGIN, "{}", memory.debris_age());
+    }
+    gc::run(&repository, &GcOptions { dry_run: true, ..NOW }, &Silent).unwrap();
+    assert!(memory.debris_age() >= 100_000 + MARGIN, "{}", memory.debris_age());
+    writer.abandon().unwrap();
+    gc::run(&repository, &NOW, &Silent).unwrap();
+    assert_eq!(memory.debris_age(), MARGIN);
+}

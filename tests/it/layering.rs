@@ -38,7 +38,7 @@ const ONLY_IN: [(&str, &[&str]); 13] = [
             "orchestrate/platform/state.rs",
         ],
     ),
-    ("rustix::fs", &["backend", "source", "cli", "repo/host.rs", "orchestrate/platform/state.rs"]),
+    ("rustix::fs", &["backend", "source", "cli", "orchestrate/platform/state.rs"]),
     (".unwrap()", &[]),
     ("todo!", &[]),
     ("unimplemented!", &[]),

@@ -28,13 +28,13 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
     let report = gc::run(&repository, &GcOptions { grace, dry_run: args.dry_run }, context.monitor).map_err(full)?;
     for pack in &report.planned {
         context.output.object("pack", pack)?;
-        let fate = match pack.fate {
-            Fate::Remove => "remove",
-            Fate::Rewrite => "rewrite",
-            Fate::Join => "join",
+        let (dead, all) = (bytes(pack.dead_bytes), bytes(pack.bytes));
+        let (fate, why) = match pack.fate {
+            Fate::Remove => ("remove", format!("nothing of its {all} is needed")),
+            Fate::Rewrite => ("rewrite", format!("{dead} of {all} dead")),
+            Fate::Join => ("join", format!("one of many small packs; {dead} of {all} dead")),
         };
-        let (id, dead, all) = (pack.id.short(), bytes(pack.dead_bytes), bytes(pack.bytes));
-        context.output.line(&format!("{fate:8} {} {id}: {dead} of {all} dead", pack.kind))?;
+        context.output.line(&format!("{fate:8} {} {}: {why}", pack.kind, pack.id.short()))?;
     }
     let mut sentence = if args.dry_run {
         format!("{} packs would be condemned", report.planned.len())
@@ -47,6 +47,11 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
             report.packs_written
         )
     };
+    match (report.debris, args.dry_run) {
+        (0, _) => {}
+        (count, true) => sentence.push_str(&format!("; {count} unfinished files of killed processes would be removed")),
+        (count, false) => sentence.push_str(&format!("; {count} unfinished files of killed processes removed")),
+    }
     if let Some(until) = report.waiting_until {
         sentence.push_str(&format!("; the rest waits until {}: run gc again then", time(until)));
     }

@@ -410,3 +410,31 @@ fn a_killed_writer_leaves_whole_objects_and_debris() {
     assert_eq!(local.remove_debris(0, false).unwrap().0, 3);
     assert_eq!(debris(&path), 0);
 }
+
+/// Names an unfinished file as the process with this id would.
+fn name_unfinished(process: u32) -> String {
+    let machine = cairn::backend::host::machine();
+    format!(".tmp{process}-{}-random", &blake3::hash(machine.as_bytes()).to_hex()[..16])
+}
+
+#[test]
+fn an_unfinished_file_of_a_live_process_stays_and_one_of_a_dead_goes_at_once() {
+    let (_directory, path, local) = repository();
+    let mut child = Command::new("true").spawn().unwrap();
+    let dead = child.id();
+    child.wait().unwrap();
+    let tmp = path.join("tmp");
+    let old = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
+    for (name, content) in [(name_unfinished(dead), "dead"), (name_unfinished(std::process::id()), "alive")] {
+        fs::write(tmp.join(&name), content).unwrap();
+        if content == "alive" {
+            File::options().write(true).open(tmp.join(&name)).unwrap().set_modified(old).unwrap();
+        }
+    }
+    fs::write(tmp.join(".tmp123-0123456789abcdef-other"), "of another machine").unwrap();
+    assert_eq!(local.remove_debris(3600, true).unwrap(), (1, 4));
+    assert_eq!(local.remove_debris(3600, false).unwrap(), (1, 4));
+    assert!(!tmp.join(name_unfinished(dead)).exists());
+    assert_eq!(local.remove_debris(0, false).unwrap(), (1, 18), "of another machine only the age is known");
+    assert!(tmp.join(name_unfinished(std::process::id())).exists());
+}

@@ -1,6 +1,7 @@
 //! A backend in memory, whose state can be taken at any moment: the state that a crash would leave.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cairn::backend::{Backend, BackendError, ByteRange, Stat};
@@ -37,6 +38,8 @@ impl State {
 /// A backend in memory. Its clock is a counter: each write takes one second.
 pub struct Memory {
     state: Mutex<State>,
+    /// The age that debris had to have when somebody last asked for its removal.
+    debris_age: AtomicU64,
 }
 
 impl Memory {
@@ -48,7 +51,7 @@ impl Memory {
 
     /// One that goes on from this state.
     pub fn with_state(state: State) -> Arc<Memory> {
-        Arc::new(Memory { state: Mutex::new(state) })
+        Arc::new(Memory { state: Mutex::new(state), debris_age: AtomicU64::new(0) })
     }
 
     /// The state now: what a crash of the process at this moment leaves.
@@ -66,6 +69,11 @@ impl Memory {
         let mut state = self.state();
         let modified = state.clock;
         state.objects.insert((kind, *id), Object { bytes: bytes.into(), modified });
+    }
+
+    /// The age in seconds that debris had to have when somebody last asked for its removal.
+    pub fn debris_age(&self) -> u64 {
+        self.debris_age.load(Ordering::SeqCst)
     }
 
     /// The bytes of an object, without any check.
@@ -150,7 +158,8 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn remove_debris(&self, _age_seconds: u64, _dry_run: bool) -> Result<(u64, u64), BackendError> {
+    fn remove_debris(&self, age_seconds: u64, _dry_run: bool) -> Result<(u64, u64), BackendError> {
+        self.debris_age.store(age_seconds, Ordering::SeqCst);
         Ok((0, 0))
     }
 
