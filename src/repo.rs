@@ -127,7 +127,11 @@ impl Repository {
         // The configuration makes it a repository, so it comes last; it cannot be written twice.
         match backend.write_new(Kind::Config, &ObjectId::ZERO, &config.encode()?) {
             Err(BackendError::AlreadyExists { location, .. }) => {
-                backend.remove(Kind::Key, &key_id)?;
+                match backend.remove(Kind::Key, &key_id) {
+                    // The other one has found it, and taken it for a leftover, which it is.
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    _ => {}
+                }
                 let found = "a repository, which another process has just made".to_owned();
                 return Err(BackendError::NotEmpty { location, found }.into());
             }
