@@ -8,6 +8,7 @@ mod full;
 mod gc;
 mod init;
 mod interrupt;
+mod kill;
 mod platform;
 mod processes;
 mod progress;
