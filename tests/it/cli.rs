@@ -17,6 +17,7 @@ mod restore;
 mod roundtrip;
 mod sets;
 mod space;
+mod together;
 mod unread;
 mod use_cases;
 mod words;

@@ -29,6 +29,11 @@ impl Random {
         Random(seed)
     }
 
+    /// One for a thread, the same in every run.
+    pub fn at(seed: u64) -> Random {
+        Random(seed)
+    }
+
     pub fn below(&mut self, limit: u64) -> u64 {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
