@@ -77,8 +77,10 @@ impl<'r> Held<'r> {
         };
         let (taken, time) = (Instant::now(), lease.time);
         let id = repository.write_record(&lease)?;
+        // Held from here on: if it cannot be made durable it is removed, and stops no gc until it expires.
+        let held = Held { repository, id, taken, time, released: false };
         repository.backend().sync()?;
-        Ok(Held { repository, id, taken, time, released: false })
+        Ok(held)
     }
 
     /// Its id.

@@ -92,7 +92,7 @@ fn errors_and_lost_acknowledgements_lose_nothing() {
     let start = Memory::new();
     init(start.as_ref());
     for fault in [ChangeFault::Fail, ChangeFault::Full, ChangeFault::LostAcknowledgement] {
-        for at in [0, 1, 2, 3, 5, 8, 13, 17, 21, 24, 27] {
+        for at in [0, 1, 2, 3, 5, 8, 13, 21, 34, 41, 47, 53] {
             let inner = fork(&start);
             let backend: Arc<dyn Backend> = Arc::new(NthChange::new(inner.clone(), fault(at)));
             let mut published = HashMap::new();

@@ -13,6 +13,7 @@ mod corpus;
 mod crash;
 mod damage;
 mod docs;
+mod faults;
 mod format;
 mod gc;
 mod hostile;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cairn::backend::{Backend, BackendError, ByteRange, Stat};
 use cairn::format::{Kind, ObjectId};
 
-/// What goes wrong at the change (write or removal) with the given number, counted from 0.
+/// What goes wrong at the change (write, removal or sync) with the given number, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeFault {
     /// Nothing.
@@ -20,20 +20,28 @@ pub enum ChangeFault {
     Full(u64),
     /// This change is done, but an error is returned.
     LostAcknowledgement(u64),
+    /// This change leaves a piece that is not listed, and fails.
+    ShortWrite(u64),
 }
 
 pub struct NthChange {
     inner: Arc<dyn Backend>,
     fault: ChangeFault,
     changes: AtomicU64,
+    debris: AtomicU64,
 }
 
 impl NthChange {
     pub fn new(inner: Arc<dyn Backend>, fault: ChangeFault) -> Self {
-        NthChange { inner, fault, changes: AtomicU64::new(0) }
+        NthChange { inner, fault, changes: AtomicU64::new(0), debris: AtomicU64::new(0) }
     }
 
-    /// Writes and removals so far.
+    /// Pieces of short writes that nobody has removed.
+    pub fn debris(&self) -> u64 {
+        self.debris.load(Ordering::SeqCst)
+    }
+
+    /// Writes, removals and syncs so far.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
@@ -55,6 +63,10 @@ impl NthChange {
         match self.fault {
             ChangeFault::Crash(at) if number >= at => Err(self.error("write")),
             ChangeFault::Fail(at) if number == at => Err(self.error("write")),
+            ChangeFault::ShortWrite(at) if number == at => {
+                self.debris.fetch_add(1, Ordering::SeqCst);
+                Err(self.error("write"))
+            }
             ChangeFault::Full(at) if number == at => {
                 let source = io::Error::from(io::ErrorKind::StorageFull);
                 Err(BackendError::Full { what: "something".to_owned(), location: self.location(), source })
@@ -97,13 +109,14 @@ impl Backend for NthChange {
     }
 
     fn sync(&self) -> Result<(), BackendError> {
-        self.alive()?;
-        self.inner.sync()
+        self.change(|| self.inner.sync())
     }
 
     fn remove_debris(&self, age_seconds: u64, dry_run: bool) -> Result<(u64, u64), BackendError> {
         self.alive()?;
-        self.inner.remove_debris(age_seconds, dry_run)
+        let (pieces, bytes) = self.inner.remove_debris(age_seconds, dry_run)?;
+        let own = if dry_run { self.debris() } else { self.debris.swap(0, Ordering::SeqCst) };
+        Ok((pieces + own, bytes))
     }
 
     fn location(&self) -> String {
