@@ -76,6 +76,14 @@ pub trait Backend: Send + Sync {
     fn location(&self) -> String;
 }
 
+/// Removes an object. One that is not there any more is as good as removed: somebody else did it at the same time.
+pub fn remove_if_there(backend: &dyn Backend, kind: Kind, id: &ObjectId) -> Result<(), BackendError> {
+    match backend.remove(kind, id) {
+        Err(error) if error.is_not_found() => Ok(()),
+        result => result,
+    }
+}
+
 /// All ids of a kind, with their lengths, sorted.
 pub fn list_all(backend: &dyn Backend, kind: Kind) -> Result<Vec<(ObjectId, u64)>, BackendError> {
     let mut all = Vec::new();

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 
 pub use error::RepoError;
 
-use crate::backend::{Backend, BackendError, ByteRange, list_all};
+use crate::backend::{Backend, BackendError, ByteRange, list_all, remove_if_there};
 use crate::format::config::{ChunkSizes, Config, MAX_CONFIG};
 use crate::format::content::Content;
 use crate::format::crypto::{Keys, MasterKey};
@@ -127,11 +127,8 @@ impl Repository {
         // The configuration makes it a repository, so it comes last; it cannot be written twice.
         match backend.write_new(Kind::Config, &ObjectId::ZERO, &config.encode()?) {
             Err(BackendError::AlreadyExists { location, .. }) => {
-                match backend.remove(Kind::Key, &key_id) {
-                    // The other one has found it, and taken it for a leftover, which it is.
-                    Err(error) if !error.is_not_found() => return Err(error.into()),
-                    _ => {}
-                }
+                // The other one may have found it, and taken it for a leftover, which it is.
+                remove_if_there(backend, Kind::Key, &key_id)?;
                 let found = "a repository, which another process has just made".to_owned();
                 return Err(BackendError::NotEmpty { location, found }.into());
             }
@@ -140,10 +137,7 @@ impl Repository {
         backend.sync()?;
         // Only now: before, the other attempt might still be alive, and win without its key.
         for (id, _) in stale {
-            match backend.remove(Kind::Key, &id) {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => {}
-            }
+            remove_if_there(backend, Kind::Key, &id)?;
         }
         Ok(config.id)
     }

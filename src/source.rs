@@ -3,16 +3,15 @@
 //! * [`files`]: file trees of this machine, walked in the order of the tree format and written back beneath a target.
 //! * [`command`]: the standard output of a program.
 //! * [`postgres`]: PostgreSQL clusters, as SQL or as files.
-//! * [`wait`]: standard input, and waiting for input that can be interrupted.
+//! * [`wait`]: standard input, and waiting that can be given up.
 //! * [`elasticsearch`]: snapshots of Elasticsearch into a directory, and back.
 //! * [`neo4j`]: Neo4j's store, copied while it is stopped.
 //! * [`redis`]: queues, saved and emptied and pushed back.
 //! * [`systemd`]: services, stopped and started and watched. [`process`]: leftover processes, PID files, connections.
-//! * [`secret`]: where drivers find passwords. [`attend`]: calls that block, and can be given up.
+//! * [`secret`]: where drivers find passwords.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
 
-pub mod attend;
 pub mod command;
 pub mod elasticsearch;
 pub mod error;

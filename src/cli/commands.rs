@@ -153,8 +153,7 @@ fn select_one<'s>(all: &'s Snapshots, text: &str, context: &Context<'_>) -> Resu
 
 /// The set with this id prefix, if there is just one.
 fn select_set<'s>(sets: &'s [SetInfo], text: &str) -> Option<&'s SetInfo> {
-    let prefix = text.to_ascii_lowercase();
-    let mut found = sets.iter().filter(|info| prefix.len() >= 4 && info.id.to_string().starts_with(&prefix));
+    let mut found = sets.iter().filter(|info| info.id.begins_with(text));
     found.next().filter(|_| found.next().is_none())
 }
 

@@ -77,9 +77,7 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
     page.raw("</p>\n<p class=\"soft id\">");
     page.text(&id.to_string());
     page.raw("</p>\n<dl class=\"figures\">\n");
-    let parts = || set.components.iter().flat_map(|component| &component.parts);
-    let saved: u64 = parts().map(|part| part.bytes).sum();
-    let stored: u64 = parts().map(|part| part.stored_bytes).sum();
+    let (saved, stored) = (set.bytes(), set.stored_bytes());
     let ratio = if stored > 0 { format!("{:.1} : 1", saved as f64 / stored as f64) } else { "nothing new".to_owned() };
     let lasted = set.ended.duration_since(set.time).as_millis().max(0) as u64;
     for (name, value) in [
@@ -123,14 +121,12 @@ fn components(page: &mut Page, set: &BackupSet) {
     page.raw("<h2>Components</h2>\n");
     page.table(&["Component", "State", "What", "#Saved", "#Added", "#Time"], |page| {
         for component in &set.components {
-            let sum = |figure: fn(&crate::format::set::Part) -> u64| component.parts.iter().map(figure).sum::<u64>();
-            let state = status(component.status);
             page.row(&[
                 ("Component", &component.name),
-                ("State", state),
+                ("State", status(component.status)),
                 ("What", &what(component)),
-                ("#Saved", &bytes(sum(|part| part.bytes))),
-                ("#Added", &bytes(sum(|part| part.stored_bytes))),
+                ("#Saved", &bytes(component.bytes())),
+                ("#Added", &bytes(component.stored_bytes())),
                 ("#Time", &duration(component.milliseconds)),
             ]);
         }

@@ -98,6 +98,15 @@ impl ObjectId {
         Self(*blake3::hash(stored).as_bytes())
     }
 
+    /// The beginning of an id, as people give it, has at least this many digits.
+    pub const MIN_PREFIX: usize = 4;
+
+    /// Whether the id begins with these hexadecimal digits, capital or small. Fewer than [`ObjectId::MIN_PREFIX`] mean
+    /// no id.
+    pub fn begins_with(&self, digits: &str) -> bool {
+        digits.len() >= Self::MIN_PREFIX && self.to_string().starts_with(&digits.to_ascii_lowercase())
+    }
+
     /// The first eight hexadecimal digits, for people.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..4])

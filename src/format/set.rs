@@ -53,6 +53,23 @@ impl Record for BackupSet {
     }
 }
 
+impl BackupSet {
+    /// Bytes saved.
+    pub fn bytes(&self) -> u64 {
+        total(self.components.iter().map(Component::bytes))
+    }
+
+    /// Bytes that this set added to the repository.
+    pub fn stored_bytes(&self) -> u64 {
+        total(self.components.iter().map(Component::stored_bytes))
+    }
+}
+
+/// The sum of figures that a record claims: whatever they are, there is one.
+fn total(figures: impl Iterator<Item = u64>) -> u64 {
+    figures.fold(0, u64::saturating_add)
+}
+
 /// Whether the components of a set are of one point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -94,6 +111,18 @@ pub struct Component {
     pub warnings: Vec<String>,
     /// Wall time of the capture, in milliseconds.
     pub milliseconds: u64,
+}
+
+impl Component {
+    /// Bytes saved.
+    pub fn bytes(&self) -> u64 {
+        total(self.parts.iter().map(|part| part.bytes))
+    }
+
+    /// Bytes that it added to the repository.
+    pub fn stored_bytes(&self) -> u64 {
+        total(self.parts.iter().map(|part| part.stored_bytes))
+    }
 }
 
 /// A snapshot of a component.

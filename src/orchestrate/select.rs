@@ -4,11 +4,9 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
+use crate::format::ObjectId;
 use crate::repo::SnapshotInfo;
 use crate::repo::records::DamagedSnapshot;
-
-/// An id prefix has at least this many digits.
-const MIN_PREFIX: usize = 4;
 
 /// Why nothing was selected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -60,8 +58,8 @@ fn hint(text: &str) -> String {
     if text.contains(':') && !text.contains('@') {
         return "; a path in a snapshot begins with a slash, as in NAME:/PATH".to_owned();
     }
-    if text.len() < MIN_PREFIX && !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return format!("; the beginning of an id needs at least {MIN_PREFIX} digits");
+    if text.len() < ObjectId::MIN_PREFIX && !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return format!("; the beginning of an id needs at least {} digits", ObjectId::MIN_PREFIX);
     }
     String::new()
 }
@@ -112,10 +110,7 @@ pub fn select<'s>(snapshots: &'s [SnapshotInfo], text: &str, zone: &TimeZone) ->
         });
     }
     let named = snapshots.iter().rev().find(|info| info.snapshot.name == text);
-    let is_prefix = text.len() >= MIN_PREFIX && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let lower = text.to_ascii_lowercase();
-    let with_prefix: Vec<&SnapshotInfo> =
-        snapshots.iter().filter(|info| is_prefix && info.id.to_string().starts_with(&lower)).collect();
+    let with_prefix: Vec<&SnapshotInfo> = snapshots.iter().filter(|info| info.id.begins_with(text)).collect();
     match (named, with_prefix.as_slice()) {
         (Some(info), []) => Ok(info),
         (None, [info]) => Ok(info),
@@ -131,9 +126,7 @@ pub fn select<'s>(snapshots: &'s [SnapshotInfo], text: &str, zone: &TimeZone) ->
 
 /// The damaged snapshot whose id begins so, if there is just one.
 pub fn damaged_by_id<'d>(damaged: &'d [DamagedSnapshot], text: &str) -> Option<&'d DamagedSnapshot> {
-    let prefix = text.to_ascii_lowercase();
-    let mut found =
-        damaged.iter().filter(|info| prefix.len() >= MIN_PREFIX && info.id.to_string().starts_with(&prefix));
+    let mut found = damaged.iter().filter(|info| info.id.begins_with(text));
     found.next().filter(|_| found.next().is_none())
 }
 

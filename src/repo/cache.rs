@@ -30,8 +30,7 @@ impl CacheDir {
             move |source| RepoError::Cache { path, source }
         };
         let Some(base) = base else {
-            let place = std::env::temp_dir();
-            return Ok(CacheDir::Temporary(tempfile::tempdir().map_err(failed(&place))?));
+            return CacheDir::temporary();
         };
         let path = base.join(repository.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed(&path))?;

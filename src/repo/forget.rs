@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
+use crate::backend::remove_if_there;
 use crate::format::record::{Forgotten, ForgottenSet, ForgottenSnapshot, Snapshot};
 use crate::format::set::BackupSet;
 use crate::format::{Kind, ObjectId};
@@ -63,11 +64,7 @@ impl Repository {
         self.refuse_needed(removals)?;
         for (kind, ids) in [(Kind::Set, &removals.sets), (Kind::Snapshot, &removals.snapshots)] {
             for (id, _) in ids {
-                match self.backend().remove(kind, id) {
-                    // Somebody else forgot it at the same time.
-                    Err(error) if error.is_not_found() => {}
-                    result => result?,
-                }
+                remove_if_there(self.backend().as_ref(), kind, id)?;
             }
             self.backend().sync()?;
         }

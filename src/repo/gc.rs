@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backend::list_all;
+use crate::backend::{list_all, remove_if_there};
 use crate::format::record::{CondemnedPack, Proof, Purpose, Snapshot, Tombstone};
 use crate::format::{Kind, ObjectId};
 use crate::progress::{Monitor, Notice, Phase};
@@ -298,10 +298,7 @@ fn readable_tombstones(
         return repository.read_records::<Tombstone>();
     }
     for record in broken {
-        match repository.backend().remove(Kind::Tombstone, &record.id) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            _ => {}
-        }
+        remove_if_there(repository.backend().as_ref(), Kind::Tombstone, &record.id)?;
         repository.backend().sync()?;
         let message = format!("{}; it was removed, and what is dead is marked anew", chain(&record.error));
         monitor.notice(Notice { subject: format!("tombstone {}", record.id), message });
@@ -339,10 +336,7 @@ fn remove_stale_proofs(repository: &Repository, monitor: &dyn Monitor) -> Result
     }
     for (id, proof) in proofs.found {
         match repository.backend().stat(Kind::Snapshot, &proof.snapshot) {
-            Err(error) if error.is_not_found() => match repository.backend().remove(Kind::Proof, &id) {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => {}
-            },
+            Err(error) if error.is_not_found() => remove_if_there(repository.backend().as_ref(), Kind::Proof, &id)?,
             result => drop(result?),
         }
     }

@@ -33,7 +33,7 @@ use crate::repo::cache::CacheDir;
 use crate::repo::error::RepoError;
 use crate::repo::forget::Vanished;
 use crate::repo::index::rows::{
-    FRAMES, encode_body, frame_row, frame_sum, frames_of_pack, is_damage, malformed, pack_row, pack_sum, short,
+    encode_body, frame_row, frame_sum, frames, frames_of_pack, is_damage, malformed, pack_row, pack_sum, short,
 };
 
 /// Raised when the tables change; another version's file is made anew.
@@ -235,8 +235,8 @@ impl Index {
         }
         let frame = {
             let connection = self.lock();
-            let sql = format!("{FRAMES} WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-            let mut statement = connection.prepare_cached(&sql).map_err(self.failed())?;
+            let sql = frames!("WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
+            let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
             statement.query_row([number], frame_row).optional().map_err(self.failed())?
         };
         let Some(frame) = frame.filter(holds).map(Arc::new) else { return Ok(None) };
@@ -317,8 +317,8 @@ impl Index {
         loop {
             let page: Vec<FrameInfo> = {
                 let connection = self.lock();
-                let sql = format!("{FRAMES} WHERE depth = ?1 AND first > ?2 ORDER BY first LIMIT 256");
-                let mut statement = connection.prepare_cached(&sql).map_err(self.failed())?;
+                let sql = frames!("WHERE depth = ?1 AND first > ?2 ORDER BY first LIMIT 256");
+                let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
                 let rows = statement.query_map(params![depth, after], frame_row).map_err(self.failed())?;
                 rows.collect::<Result<_, _>>().map_err(self.failed())?
             };
@@ -367,11 +367,16 @@ impl Index {
         transaction.commit().map_err(self.failed())
     }
 
+    /// Forgets the frames that were looked up: their rows may have gone.
+    fn drop_frames(&self) {
+        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+    }
+
     /// Removes all packs; [`Index::refresh`] brings them back. Numbers go on from where they were.
     pub fn clear(&self) -> Result<(), RepoError> {
         let script = "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM frame; DELETE FROM pack; UPDATE counter SET state = random(); COMMIT;";
         self.lock().execute_batch(script).map_err(self.failed())?;
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.drop_frames();
         Ok(())
     }
 
@@ -387,7 +392,7 @@ impl Index {
             remove_pack(&transaction, *pack).map_err(self.failed())?;
         }
         transaction.commit().map_err(self.failed())?;
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.drop_frames();
         Ok(())
     }
 }
@@ -460,7 +465,7 @@ fn add_pack(
 }
 
 fn remove_pack(connection: &Connection, pack: u64) -> Result<(), rusqlite::Error> {
-    let mut select = connection.prepare_cached(&format!("{FRAMES} WHERE pack = ?1"))?;
+    let mut select = connection.prepare_cached(frames!("WHERE pack = ?1"))?;
     let mut rows = select.query([pack])?;
     let mut delete = connection.prepare_cached("DELETE FROM chunk WHERE id = ?1 AND no = ?2")?;
     while let Some(row) = rows.next()? {

@@ -9,8 +9,6 @@ use crate::format::{FormatError, Kind, ObjectId, RepositoryId};
 use crate::repo::Repository;
 use crate::repo::error::RepoError;
 
-/// The beginning of a key's id has at least this many digits.
-const MIN_PREFIX: usize = 4;
 /// More keys than this are refused: each costs a key derivation to try.
 const MAX_KEYS: usize = 64;
 
@@ -94,9 +92,7 @@ impl Repository {
     /// Removes the key whose id begins so; never the last one.
     pub fn remove_key(&self, prefix: &str) -> Result<ObjectId, RepoError> {
         let all = ids(self.backend.as_ref())?;
-        let lower = prefix.to_ascii_lowercase();
-        let begins = |id: &ObjectId| prefix.len() >= MIN_PREFIX && id.to_string().starts_with(&lower);
-        let matching: Vec<ObjectId> = all.iter().copied().filter(begins).collect();
+        let matching: Vec<ObjectId> = all.iter().copied().filter(|id| id.begins_with(prefix)).collect();
         let [id] = matching[..] else {
             return Err(RepoError::KeyPrefix { prefix: prefix.to_owned(), count: matching.len() });
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::backend::host;
+use crate::backend::{host, remove_if_there};
 use crate::format::record::{Lease, Purpose};
 use crate::format::{Kind, ObjectId};
 use crate::repo::Repository;
@@ -111,10 +111,7 @@ impl<'r> Held<'r> {
     /// Removes it.
     pub fn release(mut self) -> Result<(), RepoError> {
         self.released = true;
-        match self.repository.backend().remove(Kind::Lease, &self.id) {
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(()),
-        }
+        Ok(remove_if_there(self.repository.backend().as_ref(), Kind::Lease, &self.id)?)
     }
 }
 
@@ -148,10 +145,8 @@ pub fn live(repository: &Repository, now: Timestamp) -> Result<Vec<FoundLease>, 
             live.push(FoundLease { id, lease, modified });
             continue;
         }
-        match repository.backend().remove(Kind::Lease, &id) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            _ => removed = true,
-        }
+        remove_if_there(repository.backend().as_ref(), Kind::Lease, &id)?;
+        removed = true;
     }
     if removed {
         repository.backend().sync()?;

@@ -8,7 +8,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::format::FormatError;
-use crate::format::codec::escape;
+use crate::format::codec::{escape, escape_path};
 
 /// A source that could not be read, or not read whole.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +123,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// The error for a path that the system refuses something with.
+    pub(super) fn at(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
+        SourceError::Unreadable { action, path: escape_path(path), source }
+    }
+
     /// The error for a file, by what the system said.
     pub(super) fn system(action: &'static str, path: &[u8], error: Errno) -> Self {
         let path = shown(path);

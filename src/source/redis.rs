@@ -25,8 +25,8 @@ use redis::{Cmd, Connection, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
 use serde::{Deserialize, Serialize};
 
 use crate::source::SourceError;
-use crate::source::attend::pause;
 use crate::source::secret::SecretSource;
+use crate::source::wait::pause;
 
 /// How often queues are looked at while they drain.
 const LOOK: Duration = Duration::from_millis(500);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
+use crate::format::codec::escape_path;
 use crate::source::SourceError;
 
 /// A secret is at most so long.
@@ -94,7 +95,7 @@ impl SecretSource {
     }
 
     fn read_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let failed = |source| SourceError::Unreadable { action: "read the secret in", path: shown(path), source };
+        let failed = |source| SourceError::at("read the secret in", path, source);
         // Without blocking: the name could be that of a pipe that nobody writes to.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
@@ -131,13 +132,9 @@ impl SecretSource {
 impl fmt::Display for SecretSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SecretSource::File(path) => write!(formatter, "the secret file {}", shown(path)),
+            SecretSource::File(path) => write!(formatter, "the secret file {}", escape_path(path)),
             SecretSource::Credential(name) => write!(formatter, "the systemd credential {name:?}"),
             SecretSource::Environment(name) => write!(formatter, "the secret in the environment variable {name:?}"),
         }
     }
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

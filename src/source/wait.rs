@@ -1,14 +1,17 @@
-//! Waiting for input that may never come, without becoming deaf to a stop that is asked for meanwhile.
+//! Waiting for what may never come (input, a process's end, time, a call that blocks), without becoming deaf to a stop
+//! that is asked for meanwhile.
 //!
-//! Invariant: nothing here waits longer than 100 ms without looking at [`Monitor::interrupted`]. A plain `read`
+//! Invariant: nothing here waits longer than [`INTERVAL`] without looking whether a stop is asked for. A plain `read`
 //! of an idle pipe or terminal would never look again: a signal handler only sets a flag, and the system goes on
 //! waiting after it. Looking at an interval instead of waking through a pipe of our own has no race: a stop that
-//! comes between looking and waiting is seen at the next look.
+//! comes between looking and waiting is seen at the next look. A call that is given up goes on, on its own thread,
+//! until it ends by itself; its result is dropped.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, ExitStatus};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +22,15 @@ use crate::progress::Monitor;
 use crate::source::SourceError;
 
 /// How long a stop may go unseen.
-const INTERVAL: Duration = Duration::from_millis(100);
+pub const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The longest that anybody waits. A profile may name any number of seconds, and the clock ends somewhere.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// When a wait that begins now and lasts so long is over.
+pub fn deadline(limit: Duration) -> Instant {
+    Instant::now() + limit.min(LONGEST)
+}
 
 /// A stop was asked for. Not [`io::ErrorKind::Interrupted`]: the standard library would take that as "try again".
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +119,52 @@ pub(super) fn until_ended_by(
         }
         thread::sleep(pause);
         pause = (pause * 2).min(INTERVAL);
+    }
+}
+
+/// Sleeps.
+pub fn pause(length: Duration, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
+    let started = Instant::now();
+    loop {
+        if stop() {
+            return Err(SourceError::Interrupted);
+        }
+        match length.checked_sub(started.elapsed()) {
+            None | Some(Duration::ZERO) => return Ok(()),
+            Some(left) => thread::sleep(left.min(INTERVAL)),
+        }
+    }
+}
+
+/// Does something that blocks, on a thread of its own. `what` names what did not happen if it takes longer than
+/// `limit`: "neo4j bolt://... did not answer".
+pub fn attended<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    stop: &dyn Fn() -> bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SourceError> {
+    let started = Instant::now();
+    let (done, result) = channel();
+    let spawned = thread::Builder::new().name("attended".to_owned()).spawn(move || {
+        let _ = done.send(work());
+    });
+    if let Err(source) = spawned {
+        return Err(SourceError::Spawn { program: "a thread".to_owned(), source });
+    }
+    loop {
+        if stop() {
+            return Err(SourceError::Interrupted);
+        }
+        match result.recv_timeout(INTERVAL) {
+            Ok(value) => return Ok(value),
+            Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {}
+            Err(RecvTimeoutError::Timeout) => return Err(SourceError::Timeout { what: what.to_owned(), limit }),
+            Err(RecvTimeoutError::Disconnected) => {
+                let what = format!("{what}: the thread that waited for it died");
+                return Err(SourceError::Answer { server: "cairn".to_owned(), what });
+            }
+        }
     }
 }
 

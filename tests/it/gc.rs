@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn::backend::{Backend, list_all};
 use cairn::format::content::Content;
-use cairn::format::record::{Purpose, Snapshot, SnapshotKind};
+use cairn::format::record::Purpose;
 use cairn::format::{Kind, ObjectId};
 use cairn::progress::Silent;
 use cairn::repo::gc::{self, Fate, GcOptions};
@@ -16,7 +16,7 @@ use cairn::repo::writer::Writer;
 use cairn::repo::{RepoError, Repository};
 
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, init, load, next_day, open, rows, store, tamper};
+use crate::support::{assert_sound, init, load, next_day, open, rows, store, stream_record, tamper};
 
 const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
 
@@ -64,23 +64,6 @@ fn depths(repository: &Repository) -> BTreeMap<ObjectId, u8> {
     repository.index().packs().unwrap().into_iter().map(deepest).collect()
 }
 
-fn snapshot(name: &str, content: Content) -> Snapshot {
-    Snapshot {
-        name: name.to_owned(),
-        host: "test".to_owned(),
-        time: jiff::Timestamp::now(),
-        kind: SnapshotKind::Stream,
-        paths: Vec::new(),
-        excludes: Vec::new(),
-        tags: Default::default(),
-        content,
-        parent: None,
-        previous: None,
-        summary: Default::default(),
-        program: "test".to_owned(),
-    }
-}
-
 /// Publishes `bytes` out of a run that also wrote something that nobody will need, into the same pack.
 fn store_beside_waste(
     repository: &Repository,
@@ -92,7 +75,7 @@ fn store_beside_waste(
     writer.content(None, &mut &waste[..]).unwrap();
     let content = writer.content(parent, &mut &bytes[..]).unwrap();
     writer.flush().unwrap();
-    (writer.publish(&snapshot("dump", content)).unwrap(), content)
+    (writer.publish(&stream_record("dump", content)).unwrap(), content)
 }
 
 #[test]
@@ -238,7 +221,7 @@ fn a_writer_whose_lease_was_taken_away_publishes_nothing() {
     for key in memory.ids().into_iter().filter(|(kind, _)| *kind == Kind::Lease) {
         tamper(&memory, key, |_| None);
     }
-    assert!(matches!(writer.publish(&snapshot("x", content)), Err(RepoError::LeaseLost)));
+    assert!(matches!(writer.publish(&stream_record("x", content)), Err(RepoError::LeaseLost)));
     assert!(repository.snapshots().unwrap().is_empty());
 }
 

@@ -18,7 +18,7 @@ use cairn::repo::check::CheckOptions;
 use cairn::source::files::{Overwrite, Patterns};
 
 use crate::support::memory::Memory;
-use crate::support::{init, load, open};
+use crate::support::{init, load, open, stream_record};
 
 /// Writes packs that say whatever they are told.
 struct Forger {
@@ -64,20 +64,7 @@ impl Forger {
     }
 
     fn snapshot(&self, kind: SnapshotKind, content: Content) -> ObjectId {
-        let snapshot = Snapshot {
-            name: "forged".to_owned(),
-            host: "enemy".to_owned(),
-            time: jiff::Timestamp::now(),
-            kind,
-            paths: Vec::new(),
-            excludes: Vec::new(),
-            tags: Default::default(),
-            content,
-            parent: None,
-            previous: None,
-            summary: Default::default(),
-            program: "forger".to_owned(),
-        };
+        let snapshot = Snapshot { kind, ..stream_record("forged", content) };
         self.repository.write_record(&snapshot).unwrap()
     }
 

@@ -2,28 +2,17 @@
 
 use cairn::format::ObjectId;
 use cairn::format::content::Content;
-use cairn::format::record::{Snapshot, SnapshotKind};
+use cairn::format::record::Snapshot;
 use cairn::orchestrate::select::{SelectError, parse_time, select, split_path};
 use cairn::repo::SnapshotInfo;
 use jiff::tz::TimeZone;
 
+use crate::support::stream_record;
+
 fn info(first: u8, second: u8, name: &str, time: &str) -> SnapshotInfo {
     let mut id = [0; 32];
     (id[0], id[1]) = (first, second);
-    let snapshot = Snapshot {
-        name: name.to_owned(),
-        host: "host".to_owned(),
-        time: time.parse().unwrap(),
-        kind: SnapshotKind::Stream,
-        paths: Vec::new(),
-        excludes: Vec::new(),
-        tags: Default::default(),
-        content: Content::EMPTY,
-        parent: None,
-        previous: None,
-        summary: Default::default(),
-        program: "test".to_owned(),
-    };
+    let snapshot = Snapshot { time: time.parse().unwrap(), ..stream_record(name, Content::EMPTY) };
     SnapshotInfo { id: ObjectId::from_bytes(id), snapshot, proof: None }
 }
 

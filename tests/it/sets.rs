@@ -116,3 +116,13 @@ fn check_names_a_set_that_lost_a_snapshot() {
     let named = |problem: &cairn::repo::check::Problem| problem.subject.contains("backup set");
     assert!(report.problems.iter().any(named), "{:?}", report.problems);
 }
+
+#[test]
+fn figures_that_no_number_holds_together_were_a_panic() {
+    let mut set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[ObjectId::from_bytes([1; 32]); 2]);
+    for part in &mut set.components[0].parts {
+        (part.bytes, part.stored_bytes) = (u64::MAX, u64::MAX - 1);
+    }
+    assert_eq!((set.bytes(), set.components[0].stored_bytes()), (u64::MAX, u64::MAX));
+    assert!(cairn::cli::report::html(&ObjectId::from_bytes([2; 32]), &set).contains("PiB"));
+}

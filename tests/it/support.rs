@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use cairn::backend::Backend;
 use cairn::format::config::ChunkSizes;
+use cairn::format::content::Content;
 use cairn::format::key::Credential;
+use cairn::format::record::{Snapshot, SnapshotKind};
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::backup::{self, BackupOptions, Outcome, Parent};
@@ -67,6 +69,24 @@ pub fn options(name: &str) -> BackupOptions {
 
 pub fn store(repository: &Repository, name: &str, mut bytes: &[u8]) -> Result<Outcome, OrchestrateError> {
     backup::stream(repository, &mut bytes, &options(name), &Silent)
+}
+
+/// The record of a stream with this content, made now.
+pub fn stream_record(name: &str, content: Content) -> Snapshot {
+    Snapshot {
+        name: name.to_owned(),
+        host: "test".to_owned(),
+        time: jiff::Timestamp::now(),
+        kind: SnapshotKind::Stream,
+        paths: Vec::new(),
+        excludes: Vec::new(),
+        tags: Default::default(),
+        content,
+        parent: None,
+        previous: None,
+        summary: Default::default(),
+        program: "test".to_owned(),
+    }
 }
 
 /// The bytes of a stream snapshot.

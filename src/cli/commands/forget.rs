@@ -104,10 +104,16 @@ fn give_up(
     Ok(Exit::Done)
 }
 
-/// A snapshot or set, and what keeps it; nothing: it goes.
+/// What is decided about.
+#[derive(Clone, Copy)]
+enum Subject<'s> {
+    Set(&'s SetInfo),
+    Snapshot(&'s SnapshotInfo),
+}
+
+/// What is decided: what keeps it; if nothing does, it goes.
 struct Decided<'s> {
-    set: Option<&'s SetInfo>,
-    snapshot: Option<&'s SnapshotInfo>,
+    subject: Subject<'s>,
     kept_by: Vec<String>,
     /// Why it goes.
     reason: &'static str,
@@ -128,17 +134,18 @@ fn tell(decided: &[Decided<'_>], dry_run: bool, context: &Context<'_>) -> Result
             (true, true) => "would forget",
         };
         let why = if goes { one.reason.to_owned() } else { one.kept_by.join(", ") };
-        let (key, id, made, name) = match (one.set, one.snapshot) {
-            (Some(info), _) => ("set", info.id, info.set.time, &info.set.profile),
-            (None, Some(info)) => ("snapshot", info.id, info.snapshot.time, &info.snapshot.name),
-            (None, None) => continue,
+        let (key, id, made, name, what, list) = match one.subject {
+            Subject::Set(SetInfo { id, set }) => {
+                ("set", *id, set.time, &set.profile, "  (backup set)", &mut removals.sets)
+            }
+            Subject::Snapshot(SnapshotInfo { id, snapshot, .. }) => {
+                ("snapshot", *id, snapshot.time, &snapshot.name, "", &mut removals.snapshots)
+            }
         };
-        let what = if one.set.is_some() { "  (backup set)" } else { "" };
         context.output.line(&format!("{word:12} {}  {}  {name}{what}  ({why})", id.short(), time(made)))?;
         let object = json!({ key: id, "name": name, "time": made, "kept": !goes, "why": why });
         context.output.object("decision", object)?;
         if goes {
-            let list = if one.set.is_some() { &mut removals.sets } else { &mut removals.snapshots };
             list.push((id, why));
         }
     }
@@ -171,7 +178,7 @@ fn by_policy<'s>(
         if kept_by.is_empty() {
             going.insert(info.id);
         }
-        decided.push(Decided { set: Some(info), snapshot: None, kept_by, reason: NO_RULE });
+        decided.push(Decided { subject: Subject::Set(info), kept_by, reason: NO_RULE });
     }
     let mut leaving: HashSet<ObjectId> = HashSet::new();
     for info in sets {
@@ -200,7 +207,7 @@ fn by_policy<'s>(
                 None => continue,
             },
         };
-        decided.push(Decided { set: None, snapshot: Some(info), kept_by, reason });
+        decided.push(Decided { subject: Subject::Snapshot(info), kept_by, reason });
     }
     Ok(decided)
 }
@@ -239,23 +246,23 @@ fn by_hand<'s>(
             },
             Ok(info) => info,
         };
-        if decided.iter().any(|other| other.snapshot.map(|other| other.id) == Some(info.id)) {
+        if decided.iter().any(|other| matches!(other.subject, Subject::Snapshot(other) if other.id == info.id)) {
             continue;
         }
         protect(text, candidate(info), all.iter().map(candidate), allow_all)?;
-        decided.push(Decided { set: None, snapshot: Some(info), kept_by: Vec::new(), reason: BY_NAME });
+        decided.push(Decided { subject: Subject::Snapshot(info), kept_by: Vec::new(), reason: BY_NAME });
     }
     Ok(decided)
 }
 
 /// A set goes with those of its snapshots that no other set needs.
 fn add_set<'s>(decided: &mut Vec<Decided<'s>>, all: &'s [SnapshotInfo], sets: &[SetInfo], set: &'s SetInfo) {
-    decided.push(Decided { set: Some(set), snapshot: None, kept_by: Vec::new(), reason: BY_NAME });
+    decided.push(Decided { subject: Subject::Set(set), kept_by: Vec::new(), reason: BY_NAME });
     let needed: HashSet<ObjectId> =
         sets.iter().filter(|other| other.id != set.id).flat_map(SetInfo::snapshots).collect();
     for id in set.snapshots().filter(|id| !needed.contains(id)) {
         if let Some(info) = all.iter().find(|info| info.id == id) {
-            decided.push(Decided { set: None, snapshot: Some(info), kept_by: Vec::new(), reason: WITH_SET });
+            decided.push(Decided { subject: Subject::Snapshot(info), kept_by: Vec::new(), reason: WITH_SET });
         }
     }
 }

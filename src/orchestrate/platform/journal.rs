@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::format::codec::escape_path;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::state::{JournalFile, StateDir};
 
@@ -118,7 +119,7 @@ impl Journal {
     pub fn create(state: &StateDir, header: Header) -> Result<Self, OrchestrateError> {
         if let Some(found) = Found::read(state)? {
             if !found.due.is_empty() || found.damaged > 0 {
-                return Err(OrchestrateError::Unfinished { journal: state.journal().display().to_string() });
+                return Err(OrchestrateError::Unfinished { journal: escape_path(&state.journal()) });
             }
             state.retire_journal()?;
         }

@@ -47,10 +47,8 @@ pub fn text(figures: &RunFigures<'_>) -> String {
         text.figure("cairn_platform_last_set_seconds", "From the first capture to the last service up.", seconds);
         type Figure = fn(&crate::format::set::Component) -> f64;
         let by_component: [(&str, &str, Figure); 4] = [
-            ("bytes", "Bytes saved.", |c| c.parts.iter().map(|part| part.bytes).sum::<u64>() as f64),
-            ("stored_bytes", "Bytes added to the repository.", |c| {
-                c.parts.iter().map(|part| part.stored_bytes).sum::<u64>() as f64
-            }),
+            ("bytes", "Bytes saved.", |c| c.bytes() as f64),
+            ("stored_bytes", "Bytes added to the repository.", |c| c.stored_bytes() as f64),
             ("seconds", "How long the capture took.", |c| c.milliseconds as f64 / 1000.0),
             ("complete", "1 if the component is complete.", |c| f64::from(u8::from(c.status == Status::Complete))),
         ];

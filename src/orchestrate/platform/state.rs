@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::format::codec::escape_path;
 use crate::orchestrate::OrchestrateError;
+use crate::source::wait;
 
-/// How often a waiting run looks whether the lock is free.
-const POLL: Duration = Duration::from_millis(100);
 /// What the holder of the lock says of itself is at most this long.
 const MAX_HOLDER: u64 = 256;
 /// A journal is at most this long: a run writes a few kilobytes.
@@ -71,7 +71,7 @@ impl StateDir {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if stop() => return Err(OrchestrateError::Interrupted),
-                Err(Errno::WOULDBLOCK) if began.elapsed() < patience => std::thread::sleep(POLL),
+                Err(Errno::WOULDBLOCK) if began.elapsed() < patience => std::thread::sleep(wait::INTERVAL),
                 Err(Errno::WOULDBLOCK) => return Err(self.busy(&mut file)),
                 Err(error) => return Err(failed(error.into())),
             }
@@ -90,7 +90,7 @@ impl StateDir {
         let mut holder = Vec::new();
         let _ = file.take(MAX_HOLDER).read_to_end(&mut holder);
         let holder = crate::format::codec::escape(String::from_utf8_lossy(&holder).trim().as_bytes());
-        OrchestrateError::Busy { directory: self.path.display().to_string(), holder }
+        OrchestrateError::Busy { directory: escape_path(&self.path), holder }
     }
 
     /// The journal's path.
@@ -152,7 +152,7 @@ impl StateDir {
     }
 
     fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
-        OrchestrateError::State { action, path: path.display().to_string(), source }
+        OrchestrateError::State { action, path: escape_path(path), source }
     }
 }
 
@@ -166,5 +166,5 @@ pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), OrchestrateErr
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
-    replace().map_err(|source| OrchestrateError::State { action: "write", path: path.display().to_string(), source })
+    replace().map_err(|source| OrchestrateError::State { action: "write", path: escape_path(path), source })
 }

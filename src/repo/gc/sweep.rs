@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, remove_if_there};
 use crate::format::pack::ChunkEntry;
 use crate::format::record::Tombstone;
 use crate::format::{Kind, ObjectId, frame};
@@ -250,10 +250,7 @@ fn remove(
 ) -> Result<(), RepoError> {
     let whole = condemned.iter().map(|(pack, _)| (pack.kind, pack.id, pack.len));
     for (kind, id, len) in whole.chain(broken.iter().map(|pack| (pack.kind, pack.id, pack.len))) {
-        match repository.backend().remove(kind, &id) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            _ => {}
-        }
+        remove_if_there(repository.backend().as_ref(), kind, &id)?;
         report.packs_removed += 1;
         report.bytes_removed += len;
     }

@@ -12,8 +12,8 @@ use crate::format::crypto::Keys;
 use crate::progress::Monitor;
 use crate::repo::error::RepoError;
 use crate::repo::index::refresh::UnusablePack;
-use crate::repo::index::rows::{frames_of_pack, is_damage};
-use crate::repo::index::{ChunkNo, FrameRows, Index};
+use crate::repo::index::rows::{frames_of_pack, is_damage, pack_numbers};
+use crate::repo::index::{ChunkNo, Index};
 
 /// What a chunk row adds to the sum over all of them, whatever their order.
 fn mix(id: &[u8], number: ChunkNo) -> u64 {
@@ -63,7 +63,7 @@ impl Index {
         }
         repair(&transaction, &found).map_err(self.failed())?;
         transaction.commit().map_err(self.failed())?;
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.drop_frames();
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(true)
     }
@@ -81,7 +81,7 @@ impl Index {
         let mut other = fresh.lock();
         std::mem::swap(&mut *connection, &mut *other);
         drop(other);
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        self.drop_frames();
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(())
     }
@@ -90,11 +90,7 @@ impl Index {
 fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
     let mut found = Findings::default();
     let (mut count, mut sum) = (0u64, 0u64);
-    let packs: Vec<u64> = connection
-        .prepare_cached("SELECT no FROM pack ORDER BY no")?
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for pack in packs {
+    for pack in pack_numbers(connection)? {
         match frames_of_pack(connection, pack) {
             Ok(frames) => {
                 for frame in &frames {
@@ -142,13 +138,9 @@ fn repair(connection: &Connection, found: &Findings) -> Result<(), rusqlite::Err
         connection.execute("UPDATE counter SET state = random()", [])?;
     }
     connection.execute("DELETE FROM chunk", [])?;
-    let packs: Vec<u64> = connection
-        .prepare("SELECT no FROM pack ORDER BY no")?
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
     let mut insert = connection.prepare("INSERT OR IGNORE INTO chunk(id, no) VALUES(?1, ?2)")?;
     let mut next = 0;
-    for pack in packs {
+    for pack in pack_numbers(connection)? {
         for frame in frames_of_pack(connection, pack)? {
             for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
                 insert.execute(rusqlite::params![chunk.id.as_bytes().as_slice(), number])?;

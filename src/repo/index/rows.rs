@@ -10,9 +10,18 @@ use crate::format::pack::{ChunkEntry, FrameEntry};
 use crate::format::{ChunkId, FormatError, Kind, ObjectId};
 use crate::repo::index::{ChunkNo, FrameInfo, PackInfo};
 
-/// Selects rows for [`frame_row`]. The frame decides the order; each finds its pack by number.
-pub(super) const FRAMES: &str = "SELECT first, pack, slot, offset, stored_len, depth, body, frame.sum, pack.id
-                      FROM frame CROSS JOIN pack ON pack.no = frame.pack";
+/// Selects rows for [`frame_row`], those that the end of the statement says. The frame decides the order; each finds its
+/// pack by number. A constant, since it is looked up for every frame.
+macro_rules! frames {
+    ($end:literal) => {
+        concat!(
+            "SELECT first, pack, slot, offset, stored_len, depth, body, frame.sum, pack.id
+             FROM frame CROSS JOIN pack ON pack.no = frame.pack ",
+            $end
+        )
+    };
+}
+pub(super) use frames;
 
 /// The first eight bytes of a hash, as SQLite keeps integers.
 pub(super) fn short(hasher: &blake3::Hasher) -> i64 {
@@ -41,9 +50,14 @@ pub(super) fn pack_sum(kind: u8, len: u64, header: &[u8]) -> blake3::Hasher {
     hasher
 }
 
+/// The numbers of all packs, in order.
+pub(super) fn pack_numbers(connection: &Connection) -> Result<Vec<u64>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT no FROM pack ORDER BY no")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
 pub(super) fn frames_of_pack(connection: &Connection, pack: u64) -> Result<Vec<FrameInfo>, rusqlite::Error> {
-    let sql = format!("{FRAMES} WHERE pack = ?1 ORDER BY first");
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(frames!("WHERE pack = ?1 ORDER BY first"))?;
     let rows: Vec<(FrameInfo, i64)> =
         statement.query_map([pack], |row| Ok((frame_row(row)?, row.get(7)?)))?.collect::<Result<_, _>>()?;
     let mut statement = connection.prepare_cached("SELECT kind, len, header, sum FROM pack WHERE no = ?1")?;

@@ -10,14 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uzers::os::unix::UserExt;
 
 use crate::format::codec::escape;
 use crate::source::SourceError;
 use crate::source::command::{CommandStream, told};
-use crate::source::wait::or_stopped;
+use crate::source::wait::{self, or_stopped};
 
 /// Where programs are looked for when the environment is built from nothing.
 const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -163,7 +163,7 @@ impl CommandSpec {
     /// Runs it to its end, however it ends. Output of more than `most` bytes is an error, and so is running for longer
     /// than `limit`: the program is killed then.
     pub fn run(&self, most: usize, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Finished, SourceError> {
-        let deadline = Instant::now() + limit;
+        let deadline = wait::deadline(limit);
         let late = || SourceError::Timeout { what: format!("{:?} did not end", self.program()), limit };
         let lost = |error| {
             or_stopped(error, |source| SourceError::Unreadable {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::client::{Call, Client, GRACE};
 use crate::source::SourceError;
-use crate::source::attend;
+use crate::source::wait;
 
 /// At most so many tasks are named.
 const MAX_TASKS: usize = 100;
@@ -63,7 +63,7 @@ impl Client {
     pub fn activity(&self, sample: Duration, stop: &dyn Fn() -> bool) -> Result<Activity, SourceError> {
         let limit = self.settings.request_timeout() + GRACE;
         let before = self.attended(limit, stop, Client::counters)?;
-        attend::pause(sample, stop)?;
+        wait::pause(sample, stop)?;
         let after = self.attended(limit, stop, Client::counters)?;
         let mut moved = BTreeMap::new();
         for (name, after) in after {

@@ -15,9 +15,10 @@ use reqwest::{Certificate, Method, Url, redirect};
 use serde_json::Value;
 
 use super::ElasticsearchSettings;
+use crate::format::codec::escape_path;
 use crate::source::SourceError;
-use crate::source::attend;
 use crate::source::secret::Secret;
+use crate::source::wait;
 
 /// An answer is at most so long.
 const MAX_ANSWER: usize = 64 << 20;
@@ -225,7 +226,7 @@ impl Client {
                 let what = format!("{}: its health did not reach {wanted} ({seen})", self.server());
                 return Err(SourceError::Timeout { what, limit });
             }
-            attend::pause(POLL, stop)?;
+            wait::pause(POLL, stop)?;
         }
     }
 
@@ -270,7 +271,7 @@ impl Client {
     /// Sends a request.
     pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, SourceError> {
         let limit = call.limit.unwrap_or(self.settings.request_timeout());
-        let deadline = Instant::now() + limit;
+        let deadline = wait::deadline(limit);
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(call.path);
@@ -317,7 +318,7 @@ impl Client {
         work: impl FnOnce(&Client) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, SourceError> {
         let client = self.clone();
-        attend::attended(&format!("{} did not answer", self.server()), limit, stop, move || work(&client))?
+        wait::attended(&format!("{} did not answer", self.server()), limit, stop, move || work(&client))?
     }
 
     /// An answer that cannot be used.
@@ -359,8 +360,8 @@ fn credentials(settings: &ElasticsearchSettings) -> Result<Option<(String, Arc<S
 }
 
 fn certificates(path: &PathBuf) -> Result<Vec<Certificate>, SourceError> {
-    let shown = path.display().to_string();
-    let unreadable = |source| SourceError::Unreadable { action: "read certificates in", path: shown.clone(), source };
+    let shown = escape_path(path);
+    let unreadable = |source| SourceError::at("read certificates in", path, source);
     let mut pem = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(16 << 20).read_to_end(&mut pem).map_err(unreadable)?;

@@ -40,9 +40,7 @@ pub struct Directory {
 
 /// What is at this place, as the user `owner` would find it.
 pub fn location_state(location: &Path, owner: &str) -> Result<LocationState, SourceError> {
-    let shown = location.display().to_string();
-    let failed =
-        |action: &'static str, source: io::Error| SourceError::Unreadable { action, path: shown.clone(), source };
+    let failed = |action, source| SourceError::at(action, location, source);
     let metadata = match std::fs::metadata(location) {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => return Ok(LocationState::NoDirectory),
@@ -87,9 +85,7 @@ pub fn problems(location: &Path, state: &LocationState, owner: &str) -> Vec<Stri
 /// Makes the directory, for the server's user only. True if it was not there before: then [`remove_location`] may
 /// take it away again.
 pub fn create_location(location: &Path, owner: &str) -> Result<bool, SourceError> {
-    let shown = location.display().to_string();
-    let failed =
-        |action: &'static str, source: io::Error| SourceError::Unreadable { action, path: shown.clone(), source };
+    let failed = |action, source| SourceError::at(action, location, source);
     let user = uzers::get_user_by_name(owner).ok_or_else(|| SourceError::Setting {
         setting: "owner".to_owned(),
         why: format!("there is no user {owner} on this machine"),
@@ -117,7 +113,7 @@ pub fn remove_location(location: &Path) -> Result<(), SourceError> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        Err(source) => Err(SourceError::Unreadable { action: "remove", path: location.display().to_string(), source }),
+        Err(source) => Err(SourceError::at("remove", location, source)),
     }
 }
 

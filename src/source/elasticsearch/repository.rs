@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Answer, Call, Client, GRACE, Refusal};
 use crate::source::SourceError;
-use crate::source::attend;
+use crate::source::wait;
 
 /// Whether the server may write to the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Client {
                     if started.elapsed() < limit && source.downcast_ref::<Refusal>().is_some_and(in_use) => {}
                 result => return result,
             }
-            attend::pause(attend::TICK * 5, stop)?;
+            wait::pause(wait::INTERVAL * 5, stop)?;
         }
     }
 

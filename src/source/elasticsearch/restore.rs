@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Call, Client, GRACE};
 use crate::source::SourceError;
-use crate::source::attend;
+use crate::source::wait;
 
 /// How the restored indices are called: what `pattern` matches becomes `replacement`, as Java's regular expressions do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Client {
         worker.map_err(|source| SourceError::Spawn { program: "a thread".to_owned(), source })?;
         let started = Instant::now();
         let answer = loop {
-            match ended.recv_timeout(attend::TICK) {
+            match ended.recv_timeout(wait::INTERVAL) {
                 Ok(answer) => break answer?,
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) if started.elapsed() < limit + GRACE => {}
                 Err(_) => {

@@ -8,7 +8,7 @@
 mod yaml;
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -86,15 +86,15 @@ pub fn undo(file: &Path, location: &str, copy: &Path) -> Result<bool, SourceErro
         }
         replace(&file, &original, &metadata, &file)?;
     }
-    std::fs::remove_file(copy).map_err(|error| failed("remove", copy, error))?;
+    std::fs::remove_file(copy).map_err(|error| SourceError::at("remove", copy, error))?;
     Ok(changed)
 }
 
 fn read(path: &Path) -> Result<(String, Metadata), SourceError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| failed("open", path, error))?;
-    let metadata = file.metadata().map_err(|error| failed("look at", path, error))?;
-    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| failed("read", path, error))?;
+    let file = File::open(path).map_err(|error| SourceError::at("open", path, error))?;
+    let metadata = file.metadata().map_err(|error| SourceError::at("look at", path, error))?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| SourceError::at("read", path, error))?;
     let setting = |why: &str| SourceError::Setting { setting: path.display().to_string(), why: why.to_owned() };
     if bytes.len() as u64 > LIMIT {
         return Err(setting("it is longer than 1 MiB; is this Elasticsearch's configuration?"));
@@ -105,7 +105,7 @@ fn read(path: &Path) -> Result<(String, Metadata), SourceError> {
 
 /// Puts a text in a file's place at once, with the owner, mode and extended attributes of `like`.
 fn replace(path: &Path, text: &str, metadata: &Metadata, like: &Path) -> Result<(), SourceError> {
-    let io_error = |error| failed("write", path, error);
+    let io_error = |error| SourceError::at("write", path, error);
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = NamedTempFile::new_in(directory).map_err(io_error)?;
     temporary.write_all(text.as_bytes()).map_err(io_error)?;
@@ -135,11 +135,7 @@ fn copy_attributes(from: &Path, to: &File) {
 
 /// The file behind symbolic links: the link itself must stay.
 fn real(path: &Path) -> Result<PathBuf, SourceError> {
-    std::fs::canonicalize(path).map_err(|error| failed("find", path, error))
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> SourceError {
-    SourceError::Unreadable { action, path: path.display().to_string(), source }
+    std::fs::canonicalize(path).map_err(|error| SourceError::at("find", path, error))
 }
 
 fn unusable(file: &Path, location: &str, why: &str) -> SourceError {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Call, Client, GRACE};
 use crate::source::SourceError;
-use crate::source::attend;
+use crate::source::wait;
 
 /// So many failed shards are named in an error.
 const NAMED: usize = 10;
@@ -150,7 +150,7 @@ impl Client {
             if let Some(progress) = self.attended(answer_limit, stop, move |client| client.progress(&asked))? {
                 on_progress(progress);
             }
-            attend::pause(between, stop)?;
+            wait::pause(between, stop)?;
             between = (between * 2).min(POLL);
         }
     }

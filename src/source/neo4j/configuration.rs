@@ -35,18 +35,14 @@ pub struct Configuration {
 /// Reads the file that the settings name.
 pub fn read(settings: &Neo4jSettings) -> Result<Configuration, SourceError> {
     let path = &settings.configuration_file;
-    let failed = |action: &'static str, source| {
-        let path = path.display().to_string();
-        SourceError::Unreadable { action, path, source }
-    };
-    let length = std::fs::metadata(path).map_err(|error| failed("look at", error))?.len();
+    let length = std::fs::metadata(path).map_err(|error| SourceError::at("look at", path, error))?.len();
     if length > LIMIT {
         return Err(SourceError::Setting {
             setting: path.display().to_string(),
             why: "it is longer than 1 MiB; is this Neo4j's configuration?".to_owned(),
         });
     }
-    let bytes = std::fs::read(path).map_err(|error| failed("read", error))?;
+    let bytes = std::fs::read(path).map_err(|error| SourceError::at("read", path, error))?;
     configuration(&latin1(&bytes), settings)
         .map_err(|why| SourceError::Setting { setting: path.display().to_string(), why })
 }
@@ -82,10 +78,8 @@ pub fn configuration(text: &str, settings: &Neo4jSettings) -> Result<Configurati
 fn properties(text: &str) -> Result<(BTreeMap<String, String>, Vec<String>), String> {
     let mut values = BTreeMap::new();
     let mut duplicates = Vec::new();
-    for line in logical_lines(text) {
-        let (name, value) = split(&line);
-        let name = unescaped(name)?;
-        let value = unescaped(value)?.trim().to_owned();
+    for (_, property) in settings_of(text) {
+        let (name, value) = property?;
         // Arguments of the virtual machine are meant to be given many times.
         if values.insert(name.clone(), value).is_some() && name != "dbms.jvm.additional" && !duplicates.contains(&name)
         {
@@ -95,11 +89,23 @@ fn properties(text: &str) -> Result<(BTreeMap<String, String>, Vec<String>), Str
     Ok((values, duplicates))
 }
 
-/// Lines with what continues them, without comments and leading space.
-fn logical_lines(text: &str) -> Vec<String> {
+/// A setting's name and value, or why it cannot be read.
+pub type Property = Result<(String, String), String>;
+
+/// All settings of a text in order, those that are given twice, too, each with the line where it begins, from 1.
+pub fn settings_of(text: &str) -> Vec<(usize, Property)> {
+    let property = |line: &str| {
+        let (name, value) = split(line);
+        Ok((unescaped(name)?, unescaped(value)?.trim().to_owned()))
+    };
+    logical_lines(text).into_iter().map(|(number, line)| (number, property(&line))).collect()
+}
+
+/// Lines with what continues them, without comments and leading space, each with the number of the first.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
-    let mut open: Option<String> = None;
-    for line in text.split(['\n', '\r']) {
+    let mut open: Option<(usize, String)> = None;
+    for (at, line) in text.replace("\r\n", "\n").split(['\n', '\r']).enumerate() {
         let line = line.trim_start_matches([' ', '\t', '\u{c}']);
         // Only what begins a line can be a comment or nothing.
         if open.is_none() && (line.is_empty() || line.starts_with(['#', '!'])) {
@@ -108,7 +114,8 @@ fn logical_lines(text: &str) -> Vec<String> {
         let backslashes = line.len() - line.trim_end_matches('\\').len();
         let goes_on = backslashes % 2 == 1;
         let content = if goes_on { &line[..line.len() - 1] } else { line };
-        let whole = open.take().unwrap_or_default() + content;
+        let (number, before) = open.take().unwrap_or((at + 1, String::new()));
+        let whole = (number, before + content);
         match goes_on {
             true => open = Some(whole),
             false => lines.push(whole),

@@ -16,7 +16,7 @@ use neo4j::{Neo4jError, ValueReceive};
 
 use super::Neo4jSettings;
 use crate::source::SourceError;
-use crate::source::attend;
+use crate::source::wait;
 
 /// An answer has at most so many records.
 const MAX_RECORDS: usize = 100_000;
@@ -83,7 +83,7 @@ impl Session {
                 let what = format!("neo4j bolt://{} did not answer ({seen})", settings.address);
                 return Err(SourceError::Timeout { what, limit });
             }
-            attend::pause(POLL, stop)?;
+            wait::pause(POLL, stop)?;
         }
     }
 
@@ -123,7 +123,7 @@ impl Session {
         }
         let text = query.to_owned();
         let what = format!("{} did not answer {query:?}", self.server);
-        let answer = attend::attended(&what, limit, stop, move || {
+        let answer = wait::attended(&what, limit, stop, move || {
             let mut session = driver.session(config);
             let question = session.auto_commit(text).with_routing_control(RoutingControl::Read);
             // The server gives up with us, so that a question that is not waited for does not go on for ever.

@@ -135,13 +135,13 @@ pub fn store_lock_is_held(configuration: &Configuration) -> Result<Vec<PathBuf>,
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("open", &path, error)),
+            Err(error) => return Err(SourceError::at("open", &path, error)),
         };
         // A shared lock needs no right to write. It is released with the file, before Neo4j could miss it for long.
         match fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => {}
             Err(Errno::AGAIN | Errno::ACCESS) => locked.push(path),
-            Err(error) => return Err(failed("ask for the lock on", &path, error.into())),
+            Err(error) => return Err(SourceError::at("ask for the lock on", &path, error.into())),
         }
     }
     Ok(locked)
@@ -159,8 +159,8 @@ fn holders(places: &[PathBuf]) -> Result<(Vec<Holder>, usize), SourceError> {
     let proc = Path::new("/proc");
     let mut holders = Vec::new();
     let mut unseen = 0;
-    for entry in std::fs::read_dir(proc).map_err(|error| failed("list", proc, error))? {
-        let entry = entry.map_err(|error| failed("list", proc, error))?;
+    for entry in std::fs::read_dir(proc).map_err(|error| SourceError::at("list", proc, error))? {
+        let entry = entry.map_err(|error| SourceError::at("list", proc, error))?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // This process has the store open when it copies it.
         if pid == std::process::id() {
@@ -193,11 +193,12 @@ fn directories(path: &Path) -> Result<BTreeSet<String>, SourceError> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
-        Err(error) => return Err(failed("list", path, error)),
+        Err(error) => return Err(SourceError::at("list", path, error)),
     };
     for entry in entries {
-        let entry = entry.map_err(|error| failed("list", path, error))?;
-        let metadata = std::fs::metadata(entry.path()).map_err(|error| failed("look at", &entry.path(), error))?;
+        let entry = entry.map_err(|error| SourceError::at("list", path, error))?;
+        let metadata =
+            std::fs::metadata(entry.path()).map_err(|error| SourceError::at("look at", &entry.path(), error))?;
         if metadata.is_dir()
             && let Ok(name) = entry.file_name().into_string()
         {
@@ -209,8 +210,4 @@ fn directories(path: &Path) -> Result<BTreeSet<String>, SourceError> {
 
 fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> SourceError {
-    SourceError::Unreadable { action, path: path.display().to_string(), source }
 }

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use crate::format::set::PostgresFacts;
 use crate::source::SourceError;
-use crate::source::attend;
 use crate::source::command::Account;
 use crate::source::postgres::cluster::Cluster;
 use crate::source::postgres::counts;
 use crate::source::postgres::files::{self, Layout, unfit};
 use crate::source::postgres::{Method, PostgresSettings};
+use crate::source::wait;
 
 /// Directories that are captured empty: their content is of use to the running server only, or comes otherwise.
 const EMPTIED: [&str; 8] =
@@ -216,14 +216,14 @@ fn written(path: &Path, content: &[u8], account: &Account) -> Result<(), SourceE
 
 /// Waits until each segment is there as a whole.
 fn await_log(segments: &[PathBuf], size: u64, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
-    let deadline = Instant::now() + limit;
+    let deadline = wait::deadline(limit);
     for segment in segments {
         while segment.metadata().map(|found| found.len()).ok() != Some(size) {
             if Instant::now() >= deadline {
                 let what = format!("the segment {} was not there, which the backup needs,", segment.display());
                 return Err(SourceError::Timeout { what, limit });
             }
-            attend::pause(attend::TICK, stop)?;
+            wait::pause(wait::INTERVAL, stop)?;
         }
     }
     Ok(())

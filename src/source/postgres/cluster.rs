@@ -25,9 +25,8 @@ use tokio_postgres::{Client, Config, NoTls, Row};
 use crate::source::SourceError;
 use crate::source::command::Account;
 use crate::source::postgres::PostgresSettings;
+use crate::source::wait;
 
-/// How often a wait looks at whether it should be given up.
-const TICK: Duration = Duration::from_millis(100);
 /// An answer has at most so many rows and bytes.
 const MAX_ROWS: usize = 1 << 20;
 const MAX_BYTES: usize = 256 << 20;
@@ -296,11 +295,11 @@ impl Cluster {
         stop: &dyn Fn() -> bool,
         future: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Failed> {
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let deadline = limit.map(wait::deadline);
         let given_up = self.runtime.block_on(async {
             let mut future = pin!(future);
             loop {
-                match tokio::time::timeout(TICK, &mut future).await {
+                match tokio::time::timeout(wait::INTERVAL, &mut future).await {
                     Ok(result) => return Ok(result.map_err(Failed::Query)),
                     Err(_) if stop() => return Err(SourceError::Interrupted),
                     Err(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use crate::format::codec::escape_path;
 use crate::source::SourceError;
 use crate::source::postgres::PostgresSettings;
 
@@ -168,10 +169,10 @@ fn small(path: &Path) -> Result<String, SourceError> {
 }
 
 pub(super) fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> SourceError + use<> {
-    let path = path.display().to_string();
-    move |source| SourceError::Unreadable { action, path: path.clone(), source }
+    let path = path.to_owned();
+    move |source| SourceError::at(action, &path, source)
 }
 
 pub(super) fn unfit(path: &Path, what: String) -> SourceError {
-    SourceError::Answer { server: path.display().to_string(), what }
+    SourceError::Answer { server: escape_path(path), what }
 }

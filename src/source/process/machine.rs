@@ -123,8 +123,7 @@ pub struct FreeSpace {
 
 /// How much room there is for something that is to be at a path.
 pub fn free_space(path: &Path) -> Result<FreeSpace, SourceError> {
-    let failed =
-        |source| SourceError::Unreadable { action: "tell the free space at", path: path.display().to_string(), source };
+    let failed = |source| SourceError::at("tell the free space at", path, source);
     let directory = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let room = statvfs(directory).map_err(|error| failed(error.into()))?;
     let device = stat(directory).map_err(|error| failed(error.into()))?.st_dev;

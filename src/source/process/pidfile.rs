@@ -53,9 +53,9 @@ impl PidFile {
             Ok(Ok(pid)) => pid,
             Ok(Err(why)) => return judged(PidState::Unusable(why)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return judged(PidState::Absent),
-            Err(source) => return Err(failed("read the PID file", path, source)),
+            Err(source) => return Err(SourceError::at("read the PID file", path, source)),
         };
-        let process = Process::read(pid).map_err(|source| failed("look for the process of", path, source))?;
+        let process = Process::read(pid).map_err(|source| SourceError::at("look for the process of", path, source))?;
         judged(match process.filter(|process| !process.ended) {
             None => PidState::Stale(pid),
             Some(process) if rules.fits(&process).is_some() => PidState::Alive(process),
@@ -70,15 +70,16 @@ impl PidFile {
             Ok(Ok(pid)) => pid,
             Ok(Err(_)) => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(source) => return Err(failed("read the PID file", &self.path, source)),
+            Err(source) => return Err(SourceError::at("read the PID file", &self.path, source)),
         };
-        let process = Process::read(pid).map_err(|source| failed("look for the process of", &self.path, source))?;
+        let process =
+            Process::read(pid).map_err(|source| SourceError::at("look for the process of", &self.path, source))?;
         if pid != judged || process.is_some_and(|process| !process.ended) {
             return Ok(false);
         }
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove the PID file", &self.path, error))
+                Err(SourceError::at("remove the PID file", &self.path, error))
             }
             _ => Ok(true),
         }
@@ -115,7 +116,7 @@ fn descend(directories: &[PathBuf], component: &str, pattern: &str) -> Result<Ve
     for directory in directories {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
         for entry in entries {
-            let entry = entry.map_err(|source| failed("list", directory, source))?;
+            let entry = entry.map_err(|source| SourceError::at("list", directory, source))?;
             if glob.is_match(entry.file_name()) {
                 paths.push(entry.path());
             }
@@ -148,8 +149,4 @@ fn number(path: &Path) -> io::Result<Result<u32, String>> {
         Ok(pid) if pid > 0 => Ok(Ok(pid)),
         _ => Ok(Err("its first line is no process's number".to_owned())),
     }
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> SourceError {
-    SourceError::Unreadable { action, path: path.display().to_string(), source }
 }

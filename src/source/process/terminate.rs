@@ -7,15 +7,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::source::SourceError;
 use crate::source::process::{Process, ProcessId};
-
-/// How often the operator's stop is looked at.
-const TICK: Duration = Duration::from_millis(100);
+use crate::source::wait;
 
 /// How long a process is given.
 #[derive(Clone, Copy, Debug)]
@@ -99,36 +96,20 @@ impl Held {
     }
 
     fn ends_within(&self, limit: Duration, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
-        let started = Instant::now();
-        loop {
-            let left = limit.saturating_sub(started.elapsed());
-            let ended = match &self.file {
-                Some(file) => readable(file, left.min(TICK)).map_err(|e| failed("wait for", self.process.id, e))?,
-                None => {
-                    std::thread::sleep(left.min(TICK));
-                    !self.alive()?
-                }
-            };
-            if ended {
-                return Ok(true);
-            }
+        let deadline = wait::deadline(limit);
+        if let Some(file) = &self.file {
+            // A process's descriptor becomes readable when the process ends.
+            return wait::until_readable_by(file, stop, Some(deadline))
+                .map_err(|error| wait::or_stopped(error, |error| unreadable("wait for", self.process.id, error)));
+        }
+        while self.alive()? {
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
-            if stop() {
-                return Err(SourceError::Interrupted);
-            }
+            wait::pause(left.min(wait::INTERVAL), stop)?;
         }
-    }
-}
-
-/// A process's descriptor becomes readable when the process ends.
-fn readable(file: &OwnedFd, limit: Duration) -> Result<bool, Errno> {
-    let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
-    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&limit)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error),
+        Ok(true)
     }
 }
 

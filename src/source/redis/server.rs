@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::source::SourceError;
-use crate::source::attend::pause;
 use crate::source::redis::{Client, our_name};
+use crate::source::wait::pause;
 
 /// How often the server is asked whether it has saved.
 const LOOK: Duration = Duration::from_millis(100);

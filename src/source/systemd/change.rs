@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use crate::source::SourceError;
-use crate::source::attend::pause;
 use crate::source::systemd::{Activity, Load, Systemd, UnitState};
+use crate::source::wait::pause;
 
 /// How often a unit's state is asked for: first, and at the longest.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

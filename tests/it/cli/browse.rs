@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cairn::backend::local::Local;
 use cairn::format::key::Credential;
-use cairn::format::record::{Snapshot, SnapshotKind, Summary};
+use cairn::format::record::{Snapshot, Summary};
 use cairn::progress::Silent;
 use cairn::repo::writer::Writer;
 use cairn::repo::{OpenOptions, Repository};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{Place, assert_fails, snapshot_tree, summary, text};
 use crate::support::machine::is_root;
-use crate::support::noise;
+use crate::support::{noise, stream_record};
 
 fn objects(place: &Place, kind: &str, args: &[&str]) -> Vec<Value> {
     let lines = text(&place.ok(&[&["--json"], args].concat()).stdout);
@@ -37,18 +37,9 @@ fn publish_at(place: &Place, name: &str, time: &str, bytes: &[u8]) {
     let content = writer.content(None, &mut &*bytes).unwrap();
     writer.flush().unwrap();
     let snapshot = Snapshot {
-        name: name.to_owned(),
-        host: "test".to_owned(),
         time: time.parse().unwrap(),
-        kind: SnapshotKind::Stream,
-        paths: Vec::new(),
-        excludes: Vec::new(),
-        tags: Default::default(),
-        content,
-        parent: None,
-        previous: None,
         summary: Summary { bytes: content.bytes, ..Summary::default() },
-        program: "test".to_owned(),
+        ..stream_record(name, content)
     };
     writer.publish(&snapshot).unwrap();
 }

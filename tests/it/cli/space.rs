@@ -1,6 +1,6 @@
 //! A disk that is full: every command says what helps, and forget and gc give space back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::{Place, assert_fails, text};
@@ -40,6 +40,16 @@ fn ok(output: Output) -> Output {
     output
 }
 
+/// Makes a repository in which `half` needs half of the pack that `mixed` filled; the file that `half` holds.
+fn half_needed(place: &Place, mount: &Path) -> PathBuf {
+    let half = place.path().join("half");
+    let make = format!("head -c 2000000 /dev/urandom > {0}; cat {0}; head -c 2000000 /dev/urandom", half.display());
+    ok(on(place, mount, &["init"]));
+    ok(on(place, mount, &["backup", "--command", "--name", "mixed", "--", "sh", "-c", &make]));
+    ok(on(place, mount, &["backup", "--command", "--name", "half", "--", "cat", half.to_str().unwrap()]));
+    half
+}
+
 #[test]
 fn forget_and_gc_give_space_back_on_a_full_disk() {
     let place = Place::empty();
@@ -63,11 +73,7 @@ fn a_gc_removed_what_is_dead_only_after_copying_what_is_not() {
     let mount = place.path().join("small");
     std::fs::create_dir(&mount).unwrap();
     let Some(_mounted) = Tmpfs::mount(&mount, "24m") else { return };
-    let half = place.path().join("half");
-    let make = format!("head -c 2000000 /dev/urandom > {0}; cat {0}; head -c 2000000 /dev/urandom", half.display());
-    ok(on(&place, &mount, &["init"]));
-    ok(on(&place, &mount, &["backup", "--command", "--name", "mixed", "--", "sh", "-c", &make]));
-    ok(on(&place, &mount, &["backup", "--command", "--name", "half", "--", "cat", half.to_str().unwrap()]));
+    let half = half_needed(&place, &mount);
     ok(on(&place, &mount, &["backup", "--command", "--name", "dead", "--", "head", "-c", "4000000", "/dev/urandom"]));
     // Half of a pack stays: what is written of it needs more room than there is, until the dead pack has gone.
     fill(&mount, 64 << 10);
@@ -83,11 +89,7 @@ fn a_gc_that_has_no_room_for_copies_says_so_and_loses_nothing() {
     let mount = place.path().join("small");
     std::fs::create_dir(&mount).unwrap();
     let Some(_mounted) = Tmpfs::mount(&mount, "24m") else { return };
-    let half = place.path().join("half");
-    let make = format!("head -c 2000000 /dev/urandom > {0}; cat {0}; head -c 2000000 /dev/urandom", half.display());
-    ok(on(&place, &mount, &["init"]));
-    ok(on(&place, &mount, &["backup", "--command", "--name", "mixed", "--", "sh", "-c", &make]));
-    ok(on(&place, &mount, &["backup", "--command", "--name", "half", "--", "cat", half.to_str().unwrap()]));
+    let half = half_needed(&place, &mount);
     fill(&mount, 64 << 10);
     ok(on(&place, &mount, &["forget", "--unsafe-allow-remove-all", "mixed"]));
     assert_fails(on(&place, &mount, &["gc", "--grace", "0"]), 1, &["no space left", "still needed", "enlarge"]);

@@ -345,3 +345,19 @@ proptest! {
         }
     }
 }
+
+/// The driver took a line that goes on for one setting, and the search for keys for two, of which one named no file.
+#[test]
+fn a_key_named_in_a_continued_line_of_neo4j_conf_was_missed() {
+    let text = "! a comment=x\ndbms.ssl.policy.bolt.private_key: \\\r\n    /etc/p.key\ndbms.ssl.policy.x.y=\\u00zz\n";
+    let machine = Machine::new(&[("/etc/neo4j.conf", text)]);
+    let found = machine.discover("[neo4j]\nhome = '/opt/neo4j'\n[keys.search]\nneo4j = ['/etc/neo4j.conf']");
+    assert_eq!(
+        keys(&found),
+        [
+            "/etc/neo4j.conf:2 dbms.ssl.policy.bolt.base_directory /opt/neo4j/certificates/bolt absent",
+            "/etc/neo4j.conf:2 dbms.ssl.policy.bolt.private_key /etc/p.key absent",
+        ]
+    );
+    assert!(found.notes.iter().any(|note| note.text.contains("\\u00zz")), "{:?}", found.notes);
+}

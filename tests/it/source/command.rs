@@ -179,3 +179,10 @@ fn a_silent_program_can_be_given_up_while_it_is_read_and_while_it_ends() {
     assert!(matches!(stream.finish(), Err(SourceError::Interrupted)));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }
+
+/// A profile may name any number of seconds.
+#[test]
+fn a_limit_beyond_the_end_of_the_clock_was_a_panic() {
+    let finished = CommandSpec::new(["printf", "done"]).run(10, Duration::MAX, &|| false).unwrap();
+    assert_eq!(finished.output().unwrap(), b"done");
+}

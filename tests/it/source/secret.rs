@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cairn::source::SourceError;
-use cairn::source::attend;
 use cairn::source::secret::SecretSource;
+use cairn::source::wait;
 
 fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, SecretSource) {
     let directory = tempfile::tempdir().unwrap();
@@ -75,12 +75,12 @@ fn two_places_of_one_secret_are_refused() {
 fn a_call_that_does_not_return_can_be_given_up() {
     let started = Instant::now();
     let hang = || std::thread::sleep(Duration::from_secs(30));
-    let error = attend::attended("it did not answer", Duration::from_millis(50), &|| false, hang).unwrap_err();
+    let error = wait::attended("it did not answer", Duration::from_millis(50), &|| false, hang).unwrap_err();
     assert!(matches!(error, SourceError::Timeout { .. }));
     let stop = move || started.elapsed() > Duration::from_millis(300);
-    let error = attend::attended("it did not answer", Duration::from_secs(30), &stop, hang).unwrap_err();
+    let error = wait::attended("it did not answer", Duration::from_secs(30), &stop, hang).unwrap_err();
     assert!(matches!(error, SourceError::Interrupted));
-    assert!(matches!(attend::pause(Duration::from_secs(30), &stop), Err(SourceError::Interrupted)));
+    assert!(matches!(wait::pause(Duration::from_secs(30), &stop), Err(SourceError::Interrupted)));
     assert!(started.elapsed() < Duration::from_secs(15));
-    assert_eq!(attend::attended("x", Duration::from_secs(30), &|| false, || 7).unwrap(), 7);
+    assert_eq!(wait::attended("x", Duration::from_secs(30), &|| false, || 7).unwrap(), 7);
 }

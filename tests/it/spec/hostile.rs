@@ -1,7 +1,6 @@
 //! Repositories that no writer writes: both readers must find a way through what is merely odd, and end on what is not
 //! allowed.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use cairn::format::crypto::Keys;
 use cairn::format::key::{Credential, PasswordCost};
 use cairn::format::list::{self, ListEntry, ListKind};
 use cairn::format::pack::{self, ChunkEntry, FrameEntry};
-use cairn::format::record::{Snapshot, SnapshotKind, Summary};
+use cairn::format::record::{Snapshot, SnapshotKind};
 use cairn::format::tree::{BlockEncoder, Entry, FileTime, Node, Owner};
 use cairn::format::{Kind, ObjectId, frame};
 use cairn::progress::Silent;
@@ -22,6 +21,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::reader;
+use crate::support::stream_record;
 
 /// A frame's depth, its bases, and its one chunk.
 type Frame<'a> = (u8, &'a [&'a [u8]], &'a [u8]);
@@ -73,20 +73,7 @@ impl Handmade {
     }
 
     fn snapshot(&self, kind: SnapshotKind, content: Content) {
-        let snapshot = Snapshot {
-            name: "hostile".to_owned(),
-            host: String::new(),
-            time: jiff::Timestamp::UNIX_EPOCH,
-            kind,
-            paths: Vec::new(),
-            excludes: Vec::new(),
-            tags: BTreeMap::new(),
-            content,
-            parent: None,
-            previous: None,
-            summary: Summary::default(),
-            program: String::new(),
-        };
+        let snapshot = Snapshot { kind, ..stream_record("hostile", content) };
         self.repository.write_record(&snapshot).unwrap();
     }
 

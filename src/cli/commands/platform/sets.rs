@@ -50,7 +50,6 @@ fn list(all: &[SetInfo], context: &Context<'_>) -> Result<Exit> {
 
 fn line(info: &SetInfo) -> String {
     let set = &info.set;
-    let parts = || set.components.iter().flat_map(|component| &component.parts);
     let point = match set.consistency {
         Consistency::OnePointInTime => "one",
         Consistency::Online => "online",
@@ -67,8 +66,8 @@ fn line(info: &SetInfo) -> String {
         escape(set.host.as_bytes()),
         report::status(set.status),
         point,
-        bytes(parts().map(|part| part.bytes).sum()),
-        bytes(parts().map(|part| part.stored_bytes).sum()),
+        bytes(set.bytes()),
+        bytes(set.stored_bytes()),
         set.components.iter().map(component).collect::<Vec<_>>().join(", "),
     )
 }

@@ -1,27 +1,34 @@
-//! neo4j.conf: `name=value`. A policy's directory begins at Neo4j's home, and its files at that directory; what a policy
-//! does not name has a customary name there, so the directory is saved whole.
+//! neo4j.conf, read as the driver reads it. A policy's directory begins at Neo4j's home, and its files at that directory;
+//! what a policy does not name has a customary name there, so the directory is saved whole.
 
 use std::collections::BTreeMap;
 
 use super::keys::{Item, What};
+use crate::source::neo4j::configuration::settings_of;
 
 /// What a policy can name, beside its directory.
 const FILES: [&str; 4] = ["private_key", "public_certificate", "trusted_dir", "revoked_dir"];
 
 pub fn read(text: &str) -> Vec<Item> {
-    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
-    let settings: Vec<(usize, &str, &str)> = lines
-        .filter(|(_, line)| !line.starts_with('#'))
-        .filter_map(|(at, line)| line.split_once('=').map(|(name, value)| (at, name.trim(), value.trim())))
-        .filter(|(.., value)| !value.is_empty())
-        .collect();
+    let settings = settings_of(text);
     let mut directories: BTreeMap<&str, &str> = BTreeMap::new();
-    for (_, name, value) in &settings {
-        if let Some((policy, "base_directory")) = of_policy(name) {
+    for (name, value) in settings.iter().filter_map(|(_, setting)| setting.as_ref().ok()) {
+        if let Some((policy, "base_directory")) = of_policy(name).filter(|_| !value.is_empty()) {
             directories.insert(policy, value);
         }
     }
-    settings.iter().flat_map(|(line, name, value)| items(*line, name, value, &directories)).collect()
+    let mut found = Vec::new();
+    for (line, setting) in &settings {
+        match setting {
+            Ok((_, value)) if value.is_empty() => {}
+            Ok((name, value)) => found.extend(items(*line, name, value, &directories)),
+            Err(why) => {
+                let (setting, what) = ("neo4j.conf".to_owned(), What::Unclear(why.clone()));
+                found.push(Item { line: *line, setting, what });
+            }
+        }
+    }
+    found
 }
 
 fn items(line: usize, name: &str, value: &str, directories: &BTreeMap<&str, &str>) -> Vec<Item> {
