@@ -25,11 +25,12 @@ struct Shell {
 impl Shell {
     fn start(name: &str, script: &str) -> Self {
         let marker = format!("cairn-test-{name}-{}", std::process::id());
-        // Once it has written, traps are set.
-        let script = format!("{script}\necho ready; while :; do sleep 0.05; done");
+        // Once it has written, traps are set. It waits by itself: a child that it started would have its arguments, too,
+        // until it becomes another program.
+        let script = format!("{script}\necho ready; read never");
         let mut child = Command::new("sh")
             .args(["-c", &script, &marker])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
