@@ -30,6 +30,8 @@ use jiff::Timestamp;
 
 pub use error::RepoError;
 
+pub use crate::format::error::chain;
+
 use crate::backend::{Backend, BackendError, ByteRange, list_all, remove_if_there};
 use crate::format::config::{ChunkSizes, Config, MAX_CONFIG};
 use crate::format::content::Content;
@@ -315,16 +317,4 @@ pub fn read_config(backend: &dyn Backend) -> Result<Config, RepoError> {
         error @ (FormatError::Version { .. } | FormatError::Feature { .. }) => error.into(),
         source => RepoError::Config { location: backend.location(), source },
     })
-}
-
-/// An error and its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::ElasticsearchSettings;
 use crate::format::codec::escape_path;
+use crate::format::error::chain;
 use crate::source::SourceError;
 use crate::source::secret::Secret;
 use crate::source::wait;
@@ -173,7 +174,7 @@ impl Client {
         if let Some(path) = &settings.ca_file {
             builder = builder.tls_certs_only(certificates(path)?);
         }
-        let http = builder.build().map_err(|error| setting("elasticsearch", told(&error)))?;
+        let http = builder.build().map_err(|error| setting("elasticsearch", chain(&error)))?;
         Ok(Client { http, base, credentials, settings: settings.clone() })
     }
 
@@ -220,7 +221,7 @@ impl Client {
                 Ok(health) if health.level >= wanted => return Ok(health),
                 Ok(health) => format!("it is {}, {} shards unassigned", health.level, health.unassigned_shards),
                 Err(SourceError::Interrupted) => return Err(SourceError::Interrupted),
-                Err(error) => told(&error),
+                Err(error) => chain(&error),
             };
             if started.elapsed() >= limit {
                 let what = format!("{}: its health did not reach {wanted} ({seen})", self.server());
@@ -369,7 +370,7 @@ fn certificates(path: &PathBuf) -> Result<Vec<Certificate>, SourceError> {
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if certificates.is_empty() => Err(wrong("it holds no certificate".to_owned())),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(told(&error))),
+        Err(error) => Err(wrong(chain(&error))),
     }
 }
 
@@ -431,16 +432,4 @@ fn level(name: &str) -> Option<Level> {
         "green" => Some(Level::Green),
         _ => None,
     }
-}
-
-/// An error with all its causes, in one line.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
