@@ -76,6 +76,19 @@ pub struct StepEvent<'a> {
     pub detail: &'a str,
 }
 
+/// Work within a step of a longer run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepWork<'a> {
+    /// [`Monitor::begin`].
+    Begin(Phase, Option<u64>),
+    /// [`Monitor::advance`].
+    Advance(u64),
+    /// [`Monitor::item`].
+    Item(&'a str),
+    /// [`Monitor::end`].
+    End,
+}
+
 /// Hears of progress. Called from several threads; must return quickly.
 pub trait Monitor: Send + Sync {
     /// A phase begins; `total` is its amount of work where it is known (bytes, or items for [`Phase::Mark`],
@@ -92,6 +105,8 @@ pub trait Monitor: Send + Sync {
     fn end(&self) {}
     /// A step of a longer run begins or ends.
     fn step(&self, _event: &StepEvent<'_>) {}
+    /// Work goes on within a step. Several steps may work at the same time.
+    fn within(&self, _step: &str, _work: StepWork<'_>) {}
     /// Something to be shown and counted.
     fn notice(&self, _notice: Notice) {}
     /// True when the operator wants to stop: the core then returns its layer's `Interrupted` error at the next
@@ -105,6 +120,49 @@ pub trait Monitor: Send + Sync {
 pub struct Silent;
 
 impl Monitor for Silent {}
+
+/// Tells the progress of an operation as work within a step, so that several operations can run beside each other.
+pub struct WithinStep<'a> {
+    step: &'a str,
+    outer: &'a dyn Monitor,
+}
+
+impl<'a> WithinStep<'a> {
+    /// What this hears, `outer` hears of the step.
+    pub fn new(step: &'a str, outer: &'a dyn Monitor) -> Self {
+        WithinStep { step, outer }
+    }
+}
+
+impl Monitor for WithinStep<'_> {
+    fn begin(&self, phase: Phase, total: Option<u64>) {
+        self.outer.within(self.step, StepWork::Begin(phase, total));
+    }
+
+    fn advance(&self, units: u64) {
+        self.outer.within(self.step, StepWork::Advance(units));
+    }
+
+    fn item(&self, name: &str) {
+        self.outer.within(self.step, StepWork::Item(name));
+    }
+
+    fn end(&self) {
+        self.outer.within(self.step, StepWork::End);
+    }
+
+    fn step(&self, event: &StepEvent<'_>) {
+        self.outer.step(event);
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.outer.notice(notice);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.outer.interrupted()
+    }
+}
 
 /// A flag that signal handlers set and [`Monitor::interrupted`] reads.
 #[derive(Debug, Default)]
