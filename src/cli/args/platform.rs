@@ -31,11 +31,17 @@ pub struct SetsArgs {
     pub output: Option<PathBuf>,
 }
 
+/// Which platform is meant.
 #[derive(Args, Debug)]
-pub struct PlanArgs {
+pub struct ProfileArg {
     /// The platform: a built-in profile's name, or a file
     #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
     pub profile: OsString,
+}
+
+/// What is captured of it, and how.
+#[derive(Args, Debug)]
+pub struct SelectionArgs {
     /// Without stopping the platform
     #[arg(long)]
     pub online: bool,
@@ -48,6 +54,14 @@ pub struct PlanArgs {
     /// Not these components, separated by commas
     #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
     pub skip: Vec<Component>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// Look for files beneath this directory: a copy of the machine's tree
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,

@@ -5,22 +5,20 @@ use serde_json::json;
 
 use crate::cli::args::platform::PlanArgs;
 use crate::cli::commands::Context;
-use crate::cli::commands::platform::profile;
+use crate::cli::commands::platform::asked;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::Output;
 use crate::format::codec::escape;
 use crate::orchestrate::platform::discover::{Discovery, Finding, Note, State, Via, discover};
 use crate::orchestrate::platform::files::Files;
-use crate::orchestrate::platform::plan::{Mode, Plan, PlannedStep, Request, Use, plan};
+use crate::orchestrate::platform::plan::{Mode, Plan, PlannedStep, Use, plan};
 
 pub fn run(args: PlanArgs, context: &Context<'_>) -> Result<Exit> {
-    let profile = profile::load(&args.profile)?;
+    let (profile, request) = asked(&args.profile, args.selection)?;
     if !args.root.is_dir() {
         // Otherwise a mistyped directory would look like a machine on which everything is absent.
         return Err(Usage(format!("--root {}: no such directory", args.root.display())).into());
     }
-    let mode = if args.online { Mode::Online } else { Mode::Full };
-    let request = Request { mode, only: args.only, skip: args.skip, neo4j_may_stop: args.allow_neo4j_stop };
     let found = discover(&profile, &Files::beneath(&args.root));
     let plan = plan(&profile, found, &request).map_err(|error| Usage(error.to_string()))?;
     let output = context.output;
