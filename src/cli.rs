@@ -6,10 +6,12 @@ pub mod args;
 pub mod commands;
 pub mod exit;
 pub mod interrupts;
+pub mod live;
 pub mod progress;
 pub mod render;
 pub mod report;
 pub mod settings;
+pub mod systemd;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Progress on the terminal: a bar with rate and time left. Without a terminal, or when quiet, only notices are shown.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,11 @@ impl Bars {
         Bars { bar: Mutex::new(None), show, output, stop, notices: AtomicU64::new(0) }
     }
 
+    /// Where a wish to stop is seen, for another view of the same run.
+    pub fn stop(&self) -> Arc<StopFlag> {
+        self.stop.clone()
+    }
+
     /// Prints while the bar is out of the way.
     pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
         match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -41,7 +46,8 @@ impl Bars {
     }
 }
 
-fn word(phase: Phase) -> &'static str {
+/// What is done in a phase, for people.
+pub(super) fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Index => "indexing",
         Phase::Backup => "backing up",
@@ -55,9 +61,13 @@ fn word(phase: Phase) -> &'static str {
     }
 }
 
+/// Whether the units of a phase are bytes; else they are items.
+pub(super) fn counts_bytes(phase: Phase) -> bool {
+    matches!(phase, Phase::Backup | Phase::Restore | Phase::ReadData | Phase::Sweep)
+}
+
 fn style(phase: Phase, has_total: bool) -> ProgressStyle {
-    let in_bytes = matches!(phase, Phase::Backup | Phase::Restore | Phase::ReadData | Phase::Sweep);
-    let template = match (in_bytes, has_total) {
+    let template = match (counts_bytes(phase), has_total) {
         (true, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}",
         (true, false) => "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed} {wide_msg}",
         (false, true) => "{prefix} [{bar:30}] {pos}/{len} {rate} {eta} left {wide_msg}",
@@ -109,10 +119,7 @@ impl Monitor for Bars {
 
     fn notice(&self, notice: Notice) {
         self.notices.fetch_add(1, Ordering::SeqCst);
-        let text = format!("cairn: {}: {}", notice.subject, notice.message);
-        let _ =
-            self.output.object("notice", serde_json::json!({ "subject": notice.subject, "message": notice.message }));
-        self.suspended(|| drop(writeln!(std::io::stderr(), "{text}")));
+        self.suspended(|| self.output.notice(&notice));
     }
 
     fn interrupted(&self) -> bool {

@@ -7,6 +7,9 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::cli::systemd::{self, Priority};
+use crate::progress::Notice;
+
 /// Where output goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -35,11 +38,14 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        let mut object = json!({ "type": kind });
-        if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), serde_json::to_value(value)?) {
-            object.extend(fields);
-        }
-        write_line(&object.to_string())
+        write_line(&object(kind, value)?)
+    }
+
+    /// Says something that is to be known, to people and to programs.
+    pub fn notice(&self, notice: &Notice) {
+        // Whoever closed our output is told by the result that cannot be printed either.
+        let _ = self.object("notice", notice_fields(notice));
+        let _ = writeln!(std::io::stderr(), "{}", systemd::line(Priority::Warning, &notice_line(notice)));
     }
 
     /// Ends the result: the summary as JSON, or a sentence on standard error.
@@ -58,9 +64,48 @@ impl Output {
 
     /// Says why the program fails.
     pub fn error(&self, message: &str, exit_code: u8) {
-        let _ = writeln!(std::io::stderr(), "cairn: error: {message}");
+        let line = systemd::line(Priority::Error, &format!("cairn: error: {message}"));
+        let _ = writeln!(std::io::stderr(), "{line}");
         let _ = self.object("error", json!({ "message": message, "exit_code": exit_code }));
     }
+}
+
+/// An object of `--json`, as one line. `kind` becomes its `type`.
+pub fn object(kind: &str, value: impl Serialize) -> Result<String> {
+    let mut object = json!({ "type": kind });
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), serde_json::to_value(value)?) {
+        object.extend(fields);
+    }
+    Ok(object.to_string())
+}
+
+/// A notice for programs.
+pub fn notice_fields(notice: &Notice) -> Value {
+    json!({ "subject": notice.subject, "message": notice.message })
+}
+
+/// A notice for people.
+pub fn notice_line(notice: &Notice) -> String {
+    format!("cairn: {}: {}", notice.subject, notice.message)
+}
+
+/// Text from elsewhere in one line that cannot command a terminal: control characters, and those that turn the direction
+/// of writing, stand as the `%XX` of their bytes. Text that has been escaped before stays as it is.
+pub fn visible(text: &str) -> String {
+    let mut seen = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => seen.push(' '),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => seen.push_str(&bytes_of(c)),
+            c if c.is_control() => seen.push_str(&bytes_of(c)),
+            c => seen.push(c),
+        }
+    }
+    seen
+}
+
+fn bytes_of(c: char) -> String {
+    c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 fn write_line(text: &str) -> Result<()> {

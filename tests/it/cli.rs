@@ -9,6 +9,7 @@ mod gc;
 mod init;
 mod interrupt;
 mod kill;
+mod live;
 mod platform;
 mod processes;
 mod progress;
