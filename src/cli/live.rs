@@ -116,14 +116,13 @@ impl Live {
     pub fn published(&self, id: &ObjectId, set: &BackupSet) {
         let priority = if set.status == Status::Complete { Priority::Notice } else { Priority::Warning };
         let status = report::status(set.status);
-        let seconds = set.ended.duration_since(set.time).as_millis().max(0) as u64;
         let message = format!(
             "backup set {} of {}: {status}, {} saved, {} added, {}",
             id.short(),
             set.profile,
             bytes(set.bytes()),
             bytes(set.stored_bytes()),
-            report::duration(seconds),
+            report::duration(report::lasted(set)),
         );
         let fields = [
             ("CAIRN_SET", id.to_string()),

@@ -1,9 +1,10 @@
 //! A backup set as a page that stands alone: one file, no script, nothing loaded. For a phone as for a desk, in light and
-//! in dark, and for paper.
+//! in dark, and for paper. [`terminal`] has it as text.
 //!
 //! Invariant: everything that comes from a set goes through `Page::text`, which escapes it.
 
 mod facts;
+pub mod terminal;
 
 use std::fmt::Write;
 
@@ -78,16 +79,14 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
     page.text(&id.to_string());
     page.raw("</p>\n<dl class=\"figures\">\n");
     let (saved, stored) = (set.bytes(), set.stored_bytes());
-    let ratio = if stored > 0 { format!("{:.1} : 1", saved as f64 / stored as f64) } else { "nothing new".to_owned() };
-    let lasted = set.ended.duration_since(set.time).as_millis().max(0) as u64;
     for (name, value) in [
         ("Point in time", time(set.time)),
         ("Services up again", time(set.ended)),
         ("Host", set.host.clone()),
         ("Saved", bytes(saved)),
         ("Added to the repository", bytes(stored)),
-        ("Saved to added", ratio),
-        ("Lasted", duration(lasted)),
+        ("Saved to added", ratio(saved, stored)),
+        ("Lasted", duration(lasted(set))),
     ] {
         page.raw("<div>");
         page.element("dt", name);
@@ -97,10 +96,32 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
     page.raw("</dl>\n</header>\n");
 }
 
+/// How many bytes were saved for each that was added to the repository.
+fn ratio(saved: u64, stored: u64) -> String {
+    match saved as f64 / stored as f64 {
+        _ if stored == 0 => "nothing new".to_owned(),
+        10_000.0.. => "> 9999 : 1".to_owned(),
+        ratio => format!("{ratio:.1} : 1"),
+    }
+}
+
+/// From the first capture to the last service up, in milliseconds.
+pub(super) fn lasted(set: &BackupSet) -> u64 {
+    set.ended.duration_since(set.time).as_millis().max(0) as u64
+}
+
+/// All warnings of a set; first those of no component.
+fn all_warnings(set: &BackupSet) -> Vec<(Option<&str>, &str)> {
+    let own = set.warnings.iter().map(|text| (None, text.as_str()));
+    let theirs = set
+        .components
+        .iter()
+        .flat_map(|component| component.warnings.iter().map(|text| (Some(component.name.as_str()), text.as_str())));
+    own.chain(theirs).collect()
+}
+
 fn warnings(page: &mut Page, set: &BackupSet) {
-    let own = set.warnings.iter().map(|text| (None, text));
-    let theirs = set.components.iter().flat_map(|c| c.warnings.iter().map(move |text| (Some(&c.name), text)));
-    let all: Vec<_> = own.chain(theirs).collect();
+    let all = all_warnings(set);
     if all.is_empty() {
         return;
     }

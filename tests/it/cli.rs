@@ -14,6 +14,7 @@ mod platform;
 mod processes;
 mod progress;
 mod proof;
+mod report;
 mod restore;
 mod roundtrip;
 mod sets;

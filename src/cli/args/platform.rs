@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::orchestrate::platform::profile::Component;
 
@@ -26,9 +26,20 @@ pub struct SetsArgs {
     /// Make the report of this set again: an id prefix, or `latest`
     #[arg(long, value_name = "SET")]
     pub report: Option<String>,
-    /// Write the report, a page that stands alone, to this file instead of standard output
+    /// Write the report to this file instead of standard output
     #[arg(long, value_name = "FILE", requires = "report")]
     pub output: Option<PathBuf>,
+    /// As a page that stands alone, as text, or as JSON [default: html; json with --json and no --output]
+    #[arg(long, value_enum, requires = "report")]
+    pub format: Option<ReportFormat>,
+}
+
+/// What a report is written as.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportFormat {
+    Html,
+    Text,
+    Json,
 }
 
 /// Which platform is meant.

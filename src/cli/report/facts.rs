@@ -9,19 +9,13 @@ pub fn write(page: &mut Page, component: &Component) {
     match &component.facts {
         None => {}
         Some(Facts::Config(facts)) => config(page, facts),
-        Some(Facts::Postgres(facts)) => postgres(page, facts),
-        Some(Facts::Elasticsearch(facts)) => {
-            let head = format!(
-                "Elasticsearch: cluster {} ({}), snapshot {} ({})",
-                facts.cluster_name, facts.cluster_uuid, facts.snapshot, facts.snapshot_uuid
-            );
+        Some(all @ Facts::Postgres(facts)) => postgres(page, &coordinates(all), facts),
+        Some(all @ Facts::Elasticsearch(facts)) => {
+            let head = format!("Elasticsearch: {}", coordinates(all));
             counts(page, &head, ["Index", "Documents"], &mut facts.documents.iter());
         }
-        Some(Facts::Neo4j(facts)) => {
-            let head = format!(
-                "Neo4j: database {}, {} nodes, {} relationships",
-                facts.database, facts.nodes, facts.relationships
-            );
+        Some(all @ Facts::Neo4j(facts)) => {
+            let head = format!("Neo4j: {}", coordinates(all));
             counts(page, &head, ["Label", "Nodes"], &mut facts.labels.iter());
         }
         Some(Facts::Redis(facts)) => {
@@ -32,6 +26,58 @@ pub fn write(page: &mut Page, component: &Component) {
             }
         }
     }
+}
+
+/// What makes a component a point in time, and how much is in it, in a line. What comes from a set is not escaped yet.
+pub fn coordinates(facts: &Facts) -> String {
+    match facts {
+        Facts::Config(facts) => {
+            let missing = facts.keys.iter().filter(|key| !key.present).count();
+            let mut line = format!("{} key and certificate files", facts.keys.len());
+            if missing > 0 {
+                line.push_str(&format!(", {missing} of them absent"));
+            }
+            format!("{line}, {} listed paths absent", facts.absent.len())
+        }
+        Facts::Postgres(facts) => {
+            let tables = facts.databases.iter().flat_map(|database| &database.tables);
+            format!(
+                "{}, system {}, timeline {}, position {}, {} databases, {} tables, {} rows",
+                facts.method,
+                facts.system_id,
+                facts.timeline,
+                facts.lsn,
+                facts.databases.len(),
+                tables.clone().count(),
+                sum(tables.map(|table| &table.rows)),
+            )
+        }
+        Facts::Elasticsearch(facts) => format!(
+            "cluster {} ({}), snapshot {} ({}), {} indices, {} documents",
+            facts.cluster_name,
+            facts.cluster_uuid,
+            facts.snapshot,
+            facts.snapshot_uuid,
+            facts.documents.len(),
+            sum(facts.documents.values()),
+        ),
+        Facts::Neo4j(facts) => format!(
+            "database {}, store {}, {} nodes, {} relationships",
+            facts.database, facts.store_id, facts.nodes, facts.relationships
+        ),
+        Facts::Redis(facts) => {
+            let saved = format!("{} queues, {} elements", facts.queues.len(), sum(facts.queues.values()));
+            match sum(facts.purged.values()) {
+                0 => saved,
+                purged => format!("{saved}, {purged} elements removed from their queues once they were saved"),
+            }
+        }
+    }
+}
+
+/// The sum of figures that a record claims: whatever they are, there is one.
+fn sum<'a>(figures: impl Iterator<Item = &'a u64>) -> u64 {
+    figures.fold(0, |sum, figure| sum.saturating_add(*figure))
 }
 
 fn folded(page: &mut Page, head: &str, body: impl FnOnce(&mut Page)) {
@@ -73,12 +119,8 @@ fn config(page: &mut Page, facts: &ConfigFacts) {
     }
 }
 
-fn postgres(page: &mut Page, facts: &PostgresFacts) {
-    let head = format!(
-        "PostgreSQL: {}, system {}, timeline {}, position {}",
-        facts.method, facts.system_id, facts.timeline, facts.lsn
-    );
-    folded(page, &head, |page| {
+fn postgres(page: &mut Page, coordinates: &str, facts: &PostgresFacts) {
+    folded(page, &format!("PostgreSQL: {coordinates}"), |page| {
         page.table(&["Table", "#Rows", "Checksum"], |page| {
             for database in &facts.databases {
                 for table in &database.tables {

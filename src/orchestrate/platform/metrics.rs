@@ -1,6 +1,9 @@
 //! A text file for a monitoring system that collects such files (Prometheus' node exporter, textfile collector): when
 //! the last run succeeded, how long it took, how large each component is.
 //!
+//! Ages are not in it: a file that is written once a night would show the age of that moment all day. Whoever asks
+//! subtracts the time from `time()` (docs/systemd.md has the alerts), and a run that never happens again is noticed, too.
+//!
 //! Invariant: the file is replaced as a whole, and a run that fails leaves the time of the last success as it is, since
 //! that time is what an alert looks at.
 
@@ -37,8 +40,10 @@ pub fn text(figures: &RunFigures<'_>) -> String {
     text.figure("cairn_platform_last_run_timestamp_seconds", "When the last run ended.", figures.ended.as_second());
     text.figure("cairn_platform_last_run_exit_code", "How the last run ended; 0 is well.", figures.exit_code);
     if let Some(set) = figures.last_complete {
-        let help = "What point in time the newest complete backup set stands for.";
+        let help = "What point in time the newest complete backup set stands for; its age is time() minus this.";
         text.figure("cairn_platform_last_complete_set_timestamp_seconds", help, set.time.as_second());
+        let help = "When the newest run that made a complete backup set had everything up again.";
+        text.figure("cairn_platform_last_success_timestamp_seconds", help, set.ended.as_second());
     }
     if let Some(set) = figures.set {
         let complete = u8::from(set.status == Status::Complete);

@@ -90,5 +90,16 @@ fn sets_are_listed_and_reported() {
     place.ok(&["platform", "sets", "--report", "latest", "--output", file.to_str().unwrap()]);
     assert!(std::fs::read_to_string(file).unwrap().contains(&sets[2].to_string()));
     place.fails(&["platform", "sets", "--report", "ffff"], 2, &["\"ffff\"", "cairn platform sets"]);
-    place.fails(&["--json", "platform", "sets", "--report", "latest"], 2, &["--output"]);
+    let latest = |more: &[&str]| text(&place.ok(&[&["platform", "sets", "--report", "latest"], more].concat()).stdout);
+    let told = latest(&["--format", "text"]);
+    assert!(told.contains(&sets[2].to_string()) && told.contains("partial") && !told.contains('<'), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&latest(&["--format", "json"])).unwrap();
+    assert_eq!((&told["type"], &told["id"]), (&"set".into(), &sets[2].to_string().into()));
+    let told = latest(&["--json"]);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert!(told.lines().last().unwrap().contains("summary"), "{told}");
+    for form in ["html", "text"] {
+        place.fails(&["--json", "platform", "sets", "--report", "latest", "--format", form], 2, &["--output"]);
+    }
+    place.fails(&["platform", "sets", "--format", "text"], 2, &["--report"]);
 }

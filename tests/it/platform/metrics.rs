@@ -10,7 +10,8 @@ use crate::sets::set_of;
 fn the_time_of_the_last_success_outlives_a_run_that_fails() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cairn.prom");
-    let complete = set_of("2026-03-01T02:00:00Z", Status::Complete, &[ObjectId::from_bytes([1; 32])]);
+    let mut complete = set_of("2026-03-01T02:00:00Z", Status::Complete, &[ObjectId::from_bytes([1; 32])]);
+    complete.ended = "2026-03-01T02:01:40Z".parse().unwrap();
     let ended = "2026-03-02T02:10:00Z".parse().unwrap();
     let good =
         RunFigures { set: Some(&complete), last_complete: Some(&complete), profile: "p\"x", exit_code: 0, ended };
@@ -20,6 +21,8 @@ fn the_time_of_the_last_success_outlives_a_run_that_fails() {
     for line in [
         "cairn_platform_last_run_exit_code{profile=\"p\\\"x\"} 0",
         "cairn_platform_last_complete_set_timestamp_seconds{profile=\"p\\\"x\"} 1772330400",
+        "cairn_platform_last_success_timestamp_seconds{profile=\"p\\\"x\"} 1772330500",
+        "cairn_platform_last_set_seconds{profile=\"p\\\"x\"} 100",
         "cairn_platform_component_bytes{profile=\"p\\\"x\",component=\"config\"} 1",
         "cairn_platform_component_complete{profile=\"p\\\"x\",component=\"config\"} 1",
     ] {
@@ -28,6 +31,8 @@ fn the_time_of_the_last_success_outlives_a_run_that_fails() {
     write(&path, &RunFigures { set: None, exit_code: 1, ..good }).unwrap();
     let told = std::fs::read_to_string(&path).unwrap();
     assert!(told.contains("exit_code{profile=\"p\\\"x\"} 1") && told.contains("1772330400"), "{told}");
+    assert!(told.contains("last_success_timestamp_seconds{profile=\"p\\\"x\"} 1772330500"), "{told}");
+    assert!(!told.contains("component_bytes"), "a run without a set has no sizes");
     let heads = |word: &str| told.lines().filter(|line| line.starts_with(word)).count();
     assert_eq!(heads("# HELP"), heads("# TYPE"));
     assert!(std::fs::read_dir(directory.path()).unwrap().count() == 1, "a temporary file was left");

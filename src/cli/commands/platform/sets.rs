@@ -3,22 +3,27 @@
 use std::io::Write;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::args::Global;
-use crate::cli::args::platform::SetsArgs;
+use crate::cli::args::platform::{ReportFormat, SetsArgs};
 use crate::cli::commands::{Context, open, select_set};
 use crate::cli::exit::{Exit, Usage};
-use crate::cli::render::{bytes, time};
+use crate::cli::render::{self, bytes, time};
 use crate::cli::report;
-use crate::format::codec::escape;
+use crate::format::codec::{escape, escape_path};
 use crate::format::set::{Consistency, Status};
 use crate::progress::Notice;
 use crate::repo::sets::SetInfo;
 
+/// How wide a report in a file is.
+const USUAL_COLUMNS: usize = 80;
+
 pub fn run(global: &Global, args: SetsArgs, context: &Context<'_>) -> Result<Exit> {
-    if args.report.is_some() && args.output.is_none() && context.output.json {
-        return Err(Usage("--json and a report on standard output cannot be had together: add --output".into()).into());
+    let has_report = args.report.is_some() && args.output.is_none();
+    if has_report && context.output.json && format(&args, context) != ReportFormat::Json {
+        let text = "--json and such a report on standard output cannot be had together: add --output";
+        return Err(Usage(text.into()).into());
     }
     let repository = open(global, context)?;
     let (mut all, damaged) = repository.readable_sets()?;
@@ -41,7 +46,7 @@ fn list(all: &[SetInfo], context: &Context<'_>) -> Result<Exit> {
         ))?;
     }
     for info in all {
-        context.output.object("set", json!({ "id": info.id, "set": info.set }))?;
+        context.output.object("set", fields(info))?;
         context.output.line(&line(info))?;
     }
     context.output.summary(&format!("{} backup sets", all.len()), json!({ "sets": all.len() }))?;
@@ -75,13 +80,33 @@ fn line(info: &SetInfo) -> String {
 fn write_report(all: &[SetInfo], text: &str, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
     let missing = || Usage(format!("no backup set, or more than one, is meant by {text:?}: see `cairn platform sets`"));
     let info = if text == "latest" { all.last() } else { select_set(all, text) }.ok_or_else(missing)?;
-    let page = report::html(&info.id, &info.set);
+    let report = match format(args, context) {
+        ReportFormat::Html => report::html(&info.id, &info.set),
+        ReportFormat::Text => {
+            let columns = if args.output.is_some() { USUAL_COLUMNS } else { report::terminal::columns() };
+            report::terminal::text(&info.id, &info.set, columns)
+        }
+        ReportFormat::Json => format!("{}\n", render::object("set", fields(info))?),
+    };
     let Some(path) = &args.output else {
-        std::io::stdout().write_all(page.as_bytes())?;
+        std::io::stdout().write_all(report.as_bytes())?;
+        // A stream of objects ends with a summary.
+        context.output.object("summary", json!({ "set": info.id }))?;
         return Ok(Exit::Done);
     };
-    std::fs::write(path, page).with_context(|| format!("cannot write the report to {}", path.display()))?;
-    let sentence = format!("the report of backup set {} is in {}", info.id.short(), path.display());
-    context.output.summary(&sentence, json!({ "set": info.id, "output": path.display().to_string() }))?;
+    std::fs::write(path, report).with_context(|| format!("cannot write the report to {}", escape_path(path)))?;
+    let sentence = format!("the report of backup set {} is in {}", info.id.short(), escape_path(path));
+    context.output.summary(&sentence, json!({ "set": info.id, "output": escape_path(path) }))?;
     Ok(Exit::Done)
+}
+
+/// The form that was asked for: with `--json` and no file, an object; else the page.
+fn format(args: &SetsArgs, context: &Context<'_>) -> ReportFormat {
+    let usual = if context.output.json && args.output.is_none() { ReportFormat::Json } else { ReportFormat::Html };
+    args.format.unwrap_or(usual)
+}
+
+/// A set for programs.
+fn fields(info: &SetInfo) -> Value {
+    json!({ "id": info.id, "set": info.set })
 }
