@@ -30,7 +30,7 @@ pub struct Global {
     /// The repository's directory
     #[arg(short, long, global = true, env = "CAIRN_REPO", value_name = "DIR")]
     pub repo: Option<PathBuf>,
-    /// A file whose first line is the password (also: the environment variable CAIRN_PASSWORD)
+    /// A file whose first line is the password (also: the environment variables CAIRN_PASSWORD_FILE, or CAIRN_PASSWORD)
     #[arg(long, global = true, value_name = "FILE", group = "credential")]
     pub password_file: Option<PathBuf>,
     /// A program whose output's first line is the password; split at spaces, no shell

@@ -64,6 +64,9 @@ pub fn credential(global: &Global, context: &CommandContext<'_>, confirm: bool) 
     if let Some(command) = &global.password_command {
         return password_command(command, context.monitor);
     }
+    if let Some(path) = std::env::var_os("CAIRN_PASSWORD_FILE").filter(|path| !path.is_empty()) {
+        return password_file(Path::new(&path), &context.output);
+    }
     if let Some(value) = std::env::var_os("CAIRN_PASSWORD") {
         return password(Zeroizing::new(value.into_vec()), "CAIRN_PASSWORD");
     }
@@ -192,7 +195,7 @@ fn read_some<R: Read + AsFd>(
 
 fn ask(prompt: &str, confirm: bool, monitor: &dyn Monitor) -> Result<Credential> {
     let missing = || {
-        let ways = "--password-file, --password-command, --key-file or CAIRN_PASSWORD";
+        let ways = "--password-file, --password-command, --key-file, CAIRN_PASSWORD_FILE or CAIRN_PASSWORD";
         Usage(format!("no password given and no terminal to ask on: use {ways}"))
     };
     if !std::io::stdin().is_terminal() {

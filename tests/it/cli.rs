@@ -76,13 +76,19 @@ impl Place {
     }
 
     fn command(&self) -> Command {
+        let mut command = self.command_without_key();
+        command.arg("--key-file").arg(self.path().join("key"));
+        command
+    }
+
+    fn command_without_key(&self) -> Command {
         let mut command = Command::new(&self.program);
         if let Some(user) = self.user {
             command.uid(user).gid(user).current_dir("/");
         }
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("TZ", "UTC");
         command.env("CAIRN_REPO", self.path().join("repo")).env("CAIRN_CACHE_DIR", self.path().join("cache"));
-        command.arg("--key-file").arg(self.path().join("key")).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
 

@@ -6,6 +6,7 @@
 //! again from the same disk. It ends with the thread that booted it, whatever happens to that.
 
 mod systemd;
+mod units;
 
 use std::fs::File;
 use std::os::unix::fs::{PermissionsExt, symlink};

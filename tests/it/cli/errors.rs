@@ -62,6 +62,24 @@ fn a_wrong_password_is_12_and_the_right_one_is_never_shown() {
     }
     let empty = with("", &["snapshots"]);
     assert_fails(empty, 2, &["empty"]);
+    // A service's manager gives a file; it is meant before the variable with the password itself.
+    let file = place.path().join("password");
+    let with_file = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = place.command_without_key();
+        command
+            .env("CAIRN_PASSWORD", "wrong horse")
+            .env("CAIRN_PASSWORD_FILE", &file)
+            .arg("snapshots")
+            .output()
+            .unwrap()
+    };
+    assert!(with_file("correct horse\n").status.success());
+    assert_fails(with_file("wrong horse\n"), 12, &["wrong password"]);
+    std::fs::remove_file(&file).unwrap();
+    let mut missing = place.command_without_key();
+    missing.env("CAIRN_PASSWORD_FILE", &file).arg("snapshots");
+    assert_fails(missing.output().unwrap(), 1, &[file.to_str().unwrap()]);
 }
 
 #[test]

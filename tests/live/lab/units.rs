@@ -1,0 +1,170 @@
+//! The units of `packaging/systemd`, as `docs/systemd.md` installs them, under a real systemd.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cairn::cli::live::Live;
+use cairn::cli::render::Output;
+use cairn::cli::systemd::Notify;
+use cairn::progress::{Monitor, Notice, Phase, StepEvent, StepState, StepWork, StopFlag};
+use serde_json::Value;
+
+use super::Lab;
+use crate::servers::PATIENCE;
+
+/// Installs the units in a lab, by the block of the document.
+fn install(lab: &Lab) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = lab.path("/root/cairn/packaging/systemd");
+    std::fs::create_dir_all(&place).unwrap();
+    for entry in std::fs::read_dir(root.join("packaging/systemd")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), place.join(entry.file_name())).unwrap();
+    }
+    let document = std::fs::read_to_string(root.join("docs/systemd.md")).unwrap();
+    let block = document.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    lab.ok(&["sh", "-euc", &format!("cd /root/cairn\n{block}")]);
+}
+
+fn wait_until(what: &str, lab: &Lab, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what}\n{}", lab.ok(&["journalctl", "--no-pager", "-n", "100"]));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn the_units_install_as_documented_and_the_timer_comes_at_three() {
+    let Some(lab) = Lab::boot(&[]) else { return };
+    install(&lab);
+    let units = ["cairn-backup.service", "cairn-backup.timer", "cairn-resume.service"];
+    for unit in units {
+        let path = format!("/etc/systemd/system/{unit}");
+        let output = lab.run(&["systemd-analyze", "verify", "--man=no", &path]);
+        let told = [output.stdout, output.stderr].concat();
+        assert!(output.status.success() && told.is_empty(), "{unit}: {}", String::from_utf8_lossy(&told));
+    }
+    assert!(lab.is_active("cairn-backup.timer"));
+    for unit in &units[1..] {
+        assert_eq!(lab.ok(&["systemctl", "is-enabled", unit]), "enabled");
+    }
+    let next = lab.ok(&["systemctl", "show", "cairn-backup.timer", "-P", "NextElapseUSecRealtime"]);
+    let clock = next.split(' ').nth(2).unwrap();
+    assert!(("03:00:00".."03:15:01").contains(&clock), "{next}");
+    let seconds = lab.ok(&["date", "-d", &next, "+%s"]).parse::<i64>().unwrap();
+    let now = lab.ok(&["date", "+%s"]).parse::<i64>().unwrap();
+    assert!((0..=24 * 3600 + 900).contains(&(seconds - now)), "{next}");
+    // Nothing was cut off, so there is nothing to do.
+    assert_eq!(lab.ok(&["systemctl", "show", "cairn-resume", "-P", "Result", "-P", "ConditionResult"]), "success\nno");
+    let secret = lab.ok(&["stat", "-c", "%a", "/etc/cairn", "/etc/cairn/repository-password", "/etc/cairn/backup.env"]);
+    assert_eq!(secret, "700\n600\n600");
+}
+
+#[test]
+fn the_hardening_leaves_a_run_what_it_needs() {
+    let Some(lab) = Lab::boot(&["redis"]) else { return };
+    install(&lab);
+    let script = "set -eux
+        test \"$(id -u)\" = 0
+        test -s \"$CAIRN_PASSWORD_FILE\" && test \"$CAIRN_REPO\" = /srv/backup/cairn
+        cmp \"$CAIRN_PASSWORD_FILE\" /etc/cairn/repository-password
+        test \"$CACHE_DIRECTORY\" = /var/cache/cairn && touch /var/cache/cairn/x && touch /var/lib/cairn/x
+        systemctl stop redis && ! systemctl is-active redis && systemctl start redis
+        echo '# edited' >>/etc/eclecticiq-elasticsearch/elasticsearch.yml
+        mkdir -p /srv/backup/cairn && touch /media/redis/x && touch /run/left.pid && rm /run/left.pid
+        runuser -u redis -- redis-cli ping
+        readlink /proc/$(systemctl show redis -P MainPID)/exe /proc/1/root
+        runuser -u redis -- sleep 1000 & sleep 1; pkill -x sleep -u redis
+        ! touch /usr/x";
+    std::fs::write(lab.path("/root/needs"), script).unwrap();
+    let dropin = "[Service]\nExecStart=\nExecStopPost=\nExecStart=/bin/bash /root/needs\n";
+    std::fs::create_dir_all(lab.path("/etc/systemd/system/cairn-backup.service.d")).unwrap();
+    std::fs::write(lab.path("/etc/systemd/system/cairn-backup.service.d/test.conf"), dropin).unwrap();
+    lab.ok(&["systemctl", "daemon-reload"]);
+    let started = lab.run(&["systemctl", "start", "cairn-backup"]);
+    assert!(started.status.success(), "{}", lab.ok(&["journalctl", "--no-pager", "-u", "cairn-backup"]));
+    assert!(lab.is_active("redis"));
+}
+
+/// Set in the program that is this test's binary in a unit of its own.
+const INSIDE: &str = "CAIRN_TEST_VIEW";
+
+/// A program that shows a made-up run, is asked to stop, and takes longer to undo than the unit allows.
+#[test]
+fn the_run_that_systemd_starts() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let stop = Arc::new(StopFlag::default());
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, stop.shared()).unwrap();
+    let live = Live::new(Output { json: false, quiet: false }, stop.clone(), Notify::from_environment()).unwrap();
+    let step = |step: &str, title: &str, state, detail: &str| live.step(&StepEvent { step, title, state, detail });
+    step("stop-first:web", "Stop web", StepState::Running, "");
+    step("stop-first:web", "Stop web", StepState::Done, "inactive");
+    step("capture-neo4j", "Capture Neo4j", StepState::Running, "");
+    step("capture-neo4j", "Capture Neo4j", StepState::Failed, "two\nlines");
+    live.notice(Notice { subject: "/etc/x".to_owned(), message: "unread".to_owned() });
+    step("capture-postgres", "Capture PostgreSQL", StepState::Running, "");
+    live.within("capture-postgres", StepWork::Begin(Phase::Backup, Some(64 << 20)));
+    live.within("capture-postgres", StepWork::Advance(16 << 20));
+    while !stop.shared().load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    step("capture-postgres", "Capture PostgreSQL", StepState::Failed, "interrupted");
+    step("stop-first:web", "undo: Stop web", StepState::Running, "");
+    std::thread::sleep(Duration::from_secs(6));
+    step("stop-first:web", "undo: Stop web", StepState::Undone, "active");
+    live.finish("undone");
+    std::process::exit(7);
+}
+
+#[test]
+fn a_run_under_systemd_has_status_fields_priorities_and_the_time_to_undo() {
+    let Some(lab) = Lab::boot(&[]) else { return };
+    install(&lab);
+    std::fs::copy(std::env::current_exe().unwrap(), lab.path("/root/view")).unwrap();
+    // The packaged unit with another program, less time to stop, and no repository.
+    let dropin = format!(
+        "[Service]\nEnvironment={INSIDE}=1\nTimeoutStopSec=2s\nExecStart=\nExecStopPost=\n\
+         ExecStart=/root/view --exact lab::units::the_run_that_systemd_starts --nocapture\n"
+    );
+    std::fs::create_dir_all(lab.path("/etc/systemd/system/cairn-backup.service.d")).unwrap();
+    std::fs::write(lab.path("/etc/systemd/system/cairn-backup.service.d/test.conf"), dropin).unwrap();
+    lab.ok(&["systemctl", "daemon-reload"]);
+    lab.ok(&["systemctl", "start", "--no-block", "cairn-backup"]);
+    let status = || lab.ok(&["systemctl", "show", "cairn-backup", "-P", "StatusText"]);
+    let working = "Capture PostgreSQL: backing up 16.00 MiB of 64.00 MiB";
+    wait_until(working, &lab, || status().contains(working));
+    assert_eq!(lab.ok(&["systemctl", "show", "cairn-backup", "-P", "ActiveState"]), "activating");
+    lab.ok(&["systemctl", "stop", "cairn-backup"]);
+    // It was not killed after two seconds: it asked for the time that it took.
+    let ended = lab.ok(&["systemctl", "show", "cairn-backup", "-P", "Result", "-P", "ExecMainStatus"]);
+    assert_eq!(ended, "exit-code\n7", "{}", lab.ok(&["journalctl", "--no-pager", "-u", "cairn-backup"]));
+
+    let entries = lab.ok(&["journalctl", "-u", "cairn-backup", "-o", "json", "--no-pager"]);
+    let entries: Vec<Value> = entries.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |step: &str, state: &str| {
+        let found = entries.iter().find(|entry| entry["CAIRN_STEP"] == step && entry["CAIRN_STATE"] == state);
+        found.unwrap_or_else(|| panic!("{step} {state} is not in {entries:?}"))
+    };
+    let failed = of("capture-neo4j", "failed");
+    assert_eq!((&failed["PRIORITY"], &failed["CAIRN_DETAIL"]), (&"3".into(), &"two\nlines".into()));
+    assert_eq!(
+        (&failed["SYSLOG_IDENTIFIER"], &failed["_SYSTEMD_UNIT"]),
+        (&"cairn".into(), &"cairn-backup.service".into())
+    );
+    assert!(failed["MESSAGE"].as_str().unwrap().starts_with("failed  capture-neo4j  Capture Neo4j (0.0 s): two lines"));
+    assert_eq!(of("stop-first:web", "done")["PRIORITY"], "6");
+    assert_eq!(of("stop-first:web", "undone")["PRIORITY"], "5");
+    let notice = entries.iter().find(|entry| entry["CAIRN_SUBJECT"] == "/etc/x").unwrap();
+    assert_eq!((&notice["PRIORITY"], &notice["MESSAGE"]), (&"4".into(), &"cairn: /etc/x: unread".into()));
+    assert_eq!(
+        lab.ok(&["journalctl", "-u", "cairn-backup", "-p", "err", "-o", "cat", "CAIRN_STEP=capture-postgres"])
+            .lines()
+            .count(),
+        1
+    );
+}
