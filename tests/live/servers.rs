@@ -86,6 +86,30 @@ impl Java {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Stops all its threads until [`Java::thaw`]. The signal alone says little: on a busy machine a thread goes on for a
+    /// while, and answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let started = Instant::now();
+        while !self.is_frozen() {
+            assert!(started.elapsed() < PATIENCE, "the server did not freeze:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat"))).all(|stat| {
+            // A thread that has ended meanwhile answers nothing.
+            stat.map_or(true, |stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" T ")))
+        })
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks it to end, and waits for that.
     pub fn stop(&mut self) {
         if self.child.try_wait().unwrap().is_some() {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use cairn::source::elasticsearch::client::Level;
 use cairn::source::elasticsearch::{Client, ElasticsearchSettings};
 use reqwest::Method;
-use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,12 +60,12 @@ impl Elasticsearch {
 
     /// Lets the process stand still, so that it neither answers nor closes connections.
     pub fn freeze(&self) {
-        self.java.signal(Signal::STOP);
+        self.java.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        self.java.signal(Signal::CONT);
+        self.java.thaw();
     }
 
     /// Where its snapshot repository may be.

@@ -7,7 +7,7 @@ use cairn::source::neo4j::session::{Connected, Session};
 use cairn::source::neo4j::{Neo4jSettings, configuration};
 use neo4j::address::Address;
 use neo4j::driver::{ConnectionConfig, Driver, DriverConfig};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::{Java, PATIENCE, free_port, jars, skip};
@@ -72,12 +72,12 @@ impl Neo4j {
 
     /// Lets the process stand still.
     pub fn freeze(&self) {
-        self.java.as_ref().unwrap().signal(Signal::STOP);
+        self.java.as_ref().unwrap().freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        self.java.as_ref().unwrap().signal(Signal::CONT);
+        self.java.as_ref().unwrap().thaw();
     }
 
     /// Its process.
