@@ -43,8 +43,8 @@ use crate::progress::{Monitor, Notice};
 use crate::repo::bitmap::Bitmap;
 use crate::repo::cache::CacheDir;
 use crate::repo::frames::Frames;
-use crate::repo::index::Index;
 use crate::repo::index::refresh::UnusablePack;
+use crate::repo::index::{FrameInfo, Index};
 use crate::repo::reader::{ChunkReader, Prefetch, StreamReader, TreeReader};
 
 /// How a repository is made.
@@ -91,6 +91,13 @@ pub struct Condemned {
     pub dead: Bitmap,
     /// Numbers of the packs that will go.
     pub packs: HashSet<u64>,
+}
+
+impl Condemned {
+    /// Whether all of a frame is dead: nobody relies on it, and what it is a difference to may be gone.
+    pub fn holds_all_of(&self, frame: &FrameInfo) -> bool {
+        (frame.first..).zip(&frame.entry.chunks).all(|(number, _)| self.dead.contains(number))
+    }
 }
 
 /// An open repository.
@@ -242,9 +249,14 @@ impl Repository {
     /// What the tombstones in storage name. They are read before the index is refreshed: a sweep that ends in between
     /// then leaves names of packs that are gone, and not an index that is behind.
     pub fn condemned(&self, monitor: &dyn Monitor) -> Result<Condemned, RepoError> {
-        let mut condemned = Condemned::default();
         let tombstones = self.read_records::<Tombstone>()?;
         self.refresh(monitor)?;
+        self.condemned_by(&tombstones)
+    }
+
+    /// What these tombstones name, as far as the index knows it.
+    fn condemned_by(&self, tombstones: &[(ObjectId, Tombstone)]) -> Result<Condemned, RepoError> {
+        let mut condemned = Condemned::default();
         if tombstones.is_empty() {
             return Ok(condemned);
         }

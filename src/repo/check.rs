@@ -17,11 +17,11 @@ use crate::format::set::BackupSet;
 use crate::format::{FormatError, ObjectId};
 use crate::progress::{Monitor, Phase};
 use crate::repo::error::RepoError;
-use crate::repo::index::PackInfo;
 use crate::repo::index::refresh::read_footer;
+use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::mark::Mark;
 use crate::repo::sets::SetInfo;
-use crate::repo::{Repository, chain};
+use crate::repo::{Condemned, Repository, chain};
 
 /// What is checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,12 +77,13 @@ impl Repository {
         self.check_records::<Proof>(&mut report)?;
         self.check_sets(&snapshots, &mut report)?;
         self.check_records::<Forgotten>(&mut report)?;
-        self.check_records::<Tombstone>(&mut report)?;
+        let tombstones = self.check_records::<Tombstone>(&mut report)?;
+        let condemned = self.condemned_by(&tombstones)?;
         self.check_records::<Lease>(&mut report)?;
         if let Err(error) = self.list_keys() {
             report.problem("keys", &error);
         }
-        self.check_packs(&mut report, monitor)?;
+        self.check_packs(&condemned, &mut report, monitor)?;
         let present: Vec<_> = snapshots.iter().map(|(id, snapshot)| (*id, snapshot.previous)).collect();
         self.check_snapshots(&snapshots, &mut report, monitor)?;
         if report.problems.is_empty() {
@@ -98,7 +99,7 @@ impl Repository {
             }
         }
         if let Some(percent) = options.read_data_percent {
-            self.read_packs(percent, &mut report, monitor)?;
+            self.read_packs(percent, &condemned, &mut report, monitor)?;
         }
         // Counting needs a file of the storage's own to know its time; where nothing can be written there is no debris to
         // speak of.
@@ -132,7 +133,12 @@ impl Repository {
     }
 
     /// The index equals the footers, and every base can be read.
-    fn check_packs(&self, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<(), RepoError> {
+    fn check_packs(
+        &self,
+        condemned: &Condemned,
+        report: &mut CheckReport,
+        monitor: &dyn Monitor,
+    ) -> Result<(), RepoError> {
         let packs = self.index().packs()?;
         monitor.begin(Phase::Check, Some(packs.len() as u64));
         for pack in &packs {
@@ -153,7 +159,7 @@ impl Repository {
                 }
                 Err(error) => report.problem(subject(), &error),
             }
-            for frame in self.index().frames_of_pack(pack.no)? {
+            for frame in live_frames(self.index().frames_of_pack(pack.no)?, condemned) {
                 for base in &frame.entry.bases {
                     if self.frames().base(base, frame.entry.depth)?.is_none() {
                         let message = format!("frame {} needs the base chunk {base}, which is in no pack", frame.slot);
@@ -193,7 +199,13 @@ impl Repository {
         Ok(())
     }
 
-    fn read_packs(&self, percent: f64, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<(), RepoError> {
+    fn read_packs(
+        &self,
+        percent: f64,
+        condemned: &Condemned,
+        report: &mut CheckReport,
+        monitor: &dyn Monitor,
+    ) -> Result<(), RepoError> {
         let mut packs = self.index().packs()?;
         if percent < 100.0 {
             let wanted = (packs.len() as f64 * percent / 100.0).ceil() as usize;
@@ -218,7 +230,7 @@ impl Repository {
                         if monitor.interrupted() {
                             return;
                         }
-                        bytes.fetch_add(self.read_pack(pack, &problems), Ordering::SeqCst);
+                        bytes.fetch_add(self.read_pack(pack, condemned, &problems), Ordering::SeqCst);
                         monitor.advance(pack.len);
                     }
                 });
@@ -235,7 +247,7 @@ impl Repository {
     }
 
     /// Reads one pack whole; the raw bytes that were found good.
-    fn read_pack(&self, pack: &PackInfo, problems: &Mutex<Vec<Problem>>) -> u64 {
+    fn read_pack(&self, pack: &PackInfo, condemned: &Condemned, problems: &Mutex<Vec<Problem>>) -> u64 {
         let note = |error: &dyn std::error::Error| {
             let problem = Problem { subject: format!("{} {}", pack.kind, pack.id), message: chain(error) };
             problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(problem);
@@ -253,7 +265,7 @@ impl Repository {
             }
         };
         let mut good = 0;
-        for frame in frames {
+        for frame in live_frames(frames, condemned) {
             let raw = match self.frames().raw(&frame) {
                 Ok(raw) => raw,
                 Err(error) => {
@@ -274,4 +286,9 @@ impl Repository {
         }
         good
     }
+}
+
+/// The frames on which somebody may rely. In the middle of a sweep the others may be differences to what is gone already.
+fn live_frames(frames: Vec<FrameInfo>, condemned: &Condemned) -> impl Iterator<Item = FrameInfo> {
+    frames.into_iter().filter(|frame| !condemned.holds_all_of(frame))
 }

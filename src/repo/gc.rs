@@ -27,6 +27,7 @@ use crate::format::{Kind, ObjectId};
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::error::RepoError;
 use crate::repo::gc::keep::Keep;
+use crate::repo::gc::sweep::Swept;
 use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::lease::{self, FoundLease, Held};
 use crate::repo::mark::Mark;
@@ -119,13 +120,13 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
     let held = Held::take(repository, Purpose::Collect)?;
     let now = repository.backend().stat(Kind::Lease, &held.id())?.modified;
     exclude_others(repository, &held, now)?;
+    let mut waits = false;
     for (id, tombstone) in readable_tombstones(repository, monitor)? {
-        sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
+        waits |= sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?.is_none();
     }
-    // One tombstone at a time: what a pending one names would be condemned twice.
-    if list_all(repository.backend().as_ref(), Kind::Tombstone)?.is_empty()
-        && let Some((id, tombstone)) = mark(repository, options, monitor, &mut report)?
-    {
+    // One tombstone waits at a time: what it names would be condemned twice for nothing. One that is held by a pack that
+    // cannot be copied may be held for long, and stops nothing.
+    if !waits && let Some((id, tombstone)) = mark(repository, options, monitor, &mut report)? {
         sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
     }
     remove_stale_proofs(repository, monitor)?;
@@ -250,6 +251,7 @@ fn reach(repository: &Repository, monitor: &dyn Monitor) -> Result<crate::repo::
     Ok(mark.reached)
 }
 
+/// Sweeps a tombstone, unless it has to wait.
 fn sweep_if_due(
     repository: &Repository,
     held: &Held<'_>,
@@ -258,7 +260,7 @@ fn sweep_if_due(
     tombstone: &Tombstone,
     monitor: &dyn Monitor,
     report: &mut GcReport,
-) -> Result<(), RepoError> {
+) -> Result<Option<Swept>, RepoError> {
     let now = repository.backend().stat(Kind::Lease, &held.id())?.modified;
     let written = repository.backend().stat(Kind::Tombstone, id)?.modified;
     let grace = options.grace.unwrap_or(Duration::from_secs(tombstone.grace_seconds));
@@ -267,7 +269,7 @@ fn sweep_if_due(
     if age < grace.as_secs() {
         let left = jiff::SignedDuration::from_secs((grace.as_secs() - age).min(i64::MAX as u64) as i64);
         report.waiting_until = Timestamp::now().checked_add(left).ok();
-        return Ok(());
+        return Ok(None);
     }
     for found in lease::live(repository, now)? {
         let newer = found.modified.duration_since(written).as_secs() > MARGIN.as_secs() as i64;
@@ -279,10 +281,10 @@ fn sweep_if_due(
             let message = format!("{holder} may not have seen the tombstone: run gc again when it has ended");
             monitor.notice(Notice { subject: "gc".to_owned(), message: message.clone() });
             report.waiting_for = Some(message);
-            return Ok(());
+            return Ok(None);
         }
     }
-    sweep::run(repository, held, id, tombstone, monitor, report)
+    sweep::run(repository, held, id, tombstone, monitor, report).map(Some)
 }
 
 /// The tombstones in storage. One whose bytes are wrong is removed: only a gc that can read it would act on it, no other

@@ -1,20 +1,24 @@
 //! The way back: after damage to packs, storing the same sources again makes snapshots readable, and a gc neither drops
 //! the good copies nor fails for ever because of the bad ones.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairn::backend::Backend;
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::backup;
-use cairn::progress::Silent;
+use cairn::progress::{Monitor, Phase, Silent};
 use cairn::repo::Repository;
 use cairn::repo::check::CheckOptions;
 use cairn::repo::gc::{self, GcOptions};
 use cairn::repo::writer::Writer;
 
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, fork, init, load, next_day, open, options, rows, store, tamper};
+use crate::support::nth::{ChangeFault, NthChange};
+use crate::support::{
+    assert_sound, fork, init, load, next_day, noise, open, open_with, options, rows, store, stream_record, tamper,
+};
 
 const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
 
@@ -193,5 +197,84 @@ fn a_pack_without_a_footer_goes_when_nothing_needs_it_and_stays_while_something_
     assert_sound(&open(&backend));
     for (id, bytes) in &days.contents {
         assert_eq!(load(&open(&backend), id).as_ref(), Ok(bytes));
+    }
+}
+
+/// A sweep dies between its removals: the first pack is gone, the second one is there, and in it lie dead differences to
+/// what was in the first. `None` where it died at another moment.
+struct HalfSwept {
+    memory: Arc<Memory>,
+    kept: ObjectId,
+    dead: Vec<u8>,
+    pack: (Kind, ObjectId),
+}
+
+const KEPT: usize = 600;
+
+fn half_swept(at: u64) -> Option<HalfSwept> {
+    let memory = Memory::new();
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory.clone();
+    // An index that lasts: packs go in the order in which they came.
+    let cache = tempfile::tempdir().unwrap();
+    let open = |backend: &Arc<dyn Backend>| open_with(backend, Some(cache.path().to_owned())).unwrap();
+    let first = rows(1, 3000);
+    let base = store(&open(&backend), "dump", &first).unwrap().id.unwrap();
+    let base_pack = packs(&memory, Kind::DataPack)[0];
+    let dead = (0..8).fold(first, |bytes, day| next_day(&bytes, day));
+    let repository = open(&backend);
+    let parent = repository.snapshots().unwrap()[0].snapshot.content;
+    let mut writer = Writer::begin(&repository, &Silent).unwrap();
+    let content = writer.content(None, &mut noise("kept", KEPT).as_slice()).unwrap();
+    writer.content(Some(parent), &mut dead.as_slice()).unwrap();
+    writer.flush().unwrap();
+    let kept = writer.publish(&stream_record("kept", content)).unwrap();
+    let pack = packs(&memory, Kind::DataPack).into_iter().find(|key| *key != base_pack).unwrap();
+    repository.forget(&[(base, "a test".to_owned())]).unwrap();
+    let dying: Arc<dyn Backend> = Arc::new(NthChange::new(memory.clone(), ChangeFault::Crash(at)));
+    let _ = gc::run(&open(&dying), &NOW, &Silent);
+    memory.advance_clock(8 * 24 * 3600);
+    let there = memory.ids();
+    (!there.contains(&base_pack) && there.contains(&pack)).then_some(HalfSwept { memory, kept, dead, pack })
+}
+
+/// Backs up between the sweep of one tombstone and the writing of the next.
+struct BackupAfterSweep<'b> {
+    backend: Arc<dyn Backend>,
+    bytes: &'b [u8],
+    marks: AtomicUsize,
+    id: Mutex<Option<ObjectId>>,
+}
+
+impl Monitor for BackupAfterSweep<'_> {
+    fn begin(&self, phase: Phase, _total: Option<u64>) {
+        if phase == Phase::Mark && self.marks.fetch_add(1, Ordering::SeqCst) == 1 {
+            *self.id.lock().unwrap() = store(&open(&self.backend), "dump", self.bytes).unwrap().id;
+        }
+    }
+}
+
+#[test]
+fn after_half_a_sweep_an_unreadable_pack_lent_its_dead_differences_to_new_snapshots() {
+    let states: Vec<_> = (0..30).filter_map(half_swept).collect();
+    assert!(!states.is_empty(), "no sweep died between its removals");
+    for HalfSwept { memory, kept, dead, pack } in states {
+        let backend: Arc<dyn Backend> = memory.clone();
+        assert_sound(&open(&backend));
+        // What lives in it was copied before; the dead differences behind it are as they were.
+        flip(&memory, pack);
+        let between =
+            BackupAfterSweep { backend: backend.clone(), bytes: &dead, marks: 0.into(), id: Mutex::default() };
+        gc::run(&open(&backend), &NOW, &between).unwrap();
+        let again = between.id.into_inner().unwrap().unwrap();
+        assert!(load(&open(&backend), &again).as_ref() == Ok(&dead), "a new snapshot was built on what cannot be read");
+        // Nor does gc stop for ever.
+        for _ in 0..2 {
+            gc::run(&open(&backend), &NOW, &Silent).unwrap();
+        }
+        assert!(packs(&memory, Kind::Tombstone).is_empty() && !memory.ids().contains(&pack));
+        assert!(load(&open(&backend), &kept).as_ref() == Ok(&noise("kept", KEPT)));
+        assert!(load(&open(&backend), &again).as_ref() == Ok(&dead));
+        assert_sound(&open(&backend));
     }
 }

@@ -4,6 +4,8 @@
 //!
 //! Crash safety: copies are durable before a pack with something to copy is removed, and removing is idempotent; until
 //! the tombstone itself is removed, the next gc does the rest. Copies of what is stored twice meanwhile are harmless.
+//! A condemned pack that turns out to be unreadable after others have gone keeps the tombstone alive ([`Swept::Held`]): its
+//! dead frames may be differences to what has gone, and a writer that did not see them named would publish what needs them.
 
 use std::collections::HashMap;
 
@@ -25,6 +27,16 @@ use crate::repo::{Repository, chain};
 /// zstd's level for frames that are compressed again.
 const LEVEL: i32 = 6;
 
+/// What became of a tombstone whose time had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// All that it names is gone, or stays for good; so is the tombstone.
+    Whole,
+    /// A pack that it names cannot be copied, and what that pack's dead frames are built on is gone. The tombstone stays
+    /// for as long as the pack does: it is what keeps writers from relying on those frames.
+    Held,
+}
+
 /// Sweeps a tombstone whose time has come.
 pub fn run(
     repository: &Repository,
@@ -33,27 +45,22 @@ pub fn run(
     tombstone: &Tombstone,
     monitor: &dyn Monitor,
     report: &mut GcReport,
-) -> Result<(), RepoError> {
+) -> Result<Swept, RepoError> {
     let state = repository.index().state()?;
     let reached = reach(repository, monitor)?;
-    let mut condemned = condemned_packs(repository, tombstone)?;
+    let condemned = condemned_packs(repository, tombstone)?;
+    let has_removed = has_removed(repository, tombstone, &condemned);
+    let mut sweep = Sweep { repository, held, state, monitor, has_removed, condemned };
     let broken = loop {
-        let keep = decide(repository, &condemned, reached.clone())?;
+        let keep = decide(repository, &sweep.condemned, reached.clone())?;
         let broken: Vec<BrokenPack> = broken::unneeded(repository, &keep)?
             .into_iter()
             .filter(|pack| tombstone.packs.iter().any(|named| named.id == pack.id))
             .collect();
-        let unreadable = match copy_all(repository, &condemned, &keep, Copies::Write, monitor, report) {
-            Err(error @ RepoError::Backend(BackendError::Full { .. })) => {
-                condemned = make_room(repository, held, state, condemned, &keep, monitor, report)?.ok_or(error)?;
-                copy_all(repository, &condemned, &keep, Copies::Write, monitor, report)?
-            }
-            result => result?,
-        };
+        let unreadable = sweep.copy(&keep, report)?;
         if unreadable.is_empty() {
             break broken;
         }
-        // They stay as they are, with all that their frames are built on; what goes is decided once more.
         for (pack, error) in &unreadable {
             let message = format!(
                 "{}: what is needed of it cannot be copied, so the pack stays; store the same sources again with \
@@ -62,49 +69,93 @@ pub fn run(
             );
             monitor.notice(Notice { subject: format!("{} {}", pack.kind, pack.id), message });
         }
-        condemned.retain(|(pack, _)| unreadable.iter().all(|(other, _)| other.no != pack.no));
+        if sweep.has_removed {
+            monitor.end();
+            return Ok(Swept::Held);
+        }
+        // They stay as they are, with all that their frames are built on; what goes is decided once more.
+        sweep.condemned.retain(|(pack, _)| unreadable.iter().all(|(other, _)| other.no != pack.no));
     };
     repository.backend().sync()?;
-    may_remove(repository, held, state)?;
-    remove(repository, &condemned, &broken, report)?;
+    sweep.may_remove()?;
+    remove(repository, &sweep.condemned, &broken, report)?;
     repository.backend().remove(Kind::Tombstone, id)?;
     repository.backend().sync()?;
     monitor.end();
-    Ok(())
+    Ok(Swept::Whole)
 }
 
-/// Whether what was decided still stands: the lease, and the numbers by which chunks were kept.
-fn may_remove(repository: &Repository, held: &Held<'_>, state: i64) -> Result<(), RepoError> {
-    held.check()?;
-    match repository.index().state()? == state {
-        true => Ok(()),
-        false => Err(RepoError::IndexChanged),
-    }
+/// Whether something that the tombstone names is gone: then what is left of it may lack what its dead frames are built on.
+fn has_removed(repository: &Repository, tombstone: &Tombstone, condemned: &Condemned) -> bool {
+    let unusable = repository.unusable_packs();
+    let is_there = |id: &ObjectId| {
+        condemned.iter().any(|(pack, _)| pack.id == *id) || unusable.iter().any(|(_, unusable, _)| unusable == id)
+    };
+    !tombstone.packs.iter().all(|named| is_there(&named.id))
 }
 
-/// Removes the packs of which nothing stays, so that there is room for copies; the others are returned, or `None` when
-/// that would give nothing. Before, all that stays is read once: a pack that turned out to be unreadable afterwards
-/// would have to stay as it is, and what its dead frames are built on would be gone.
-fn make_room(
-    repository: &Repository,
-    held: &Held<'_>,
+/// A sweep under way.
+struct Sweep<'s> {
+    repository: &'s Repository,
+    held: &'s Held<'s>,
+    /// [`crate::repo::index::Index::state`] when it began.
     state: i64,
+    monitor: &'s dyn Monitor,
     condemned: Condemned,
-    keep: &Keep,
-    monitor: &dyn Monitor,
-    report: &mut GcReport,
-) -> Result<Option<Condemned>, RepoError> {
-    let (mut dead, mut others) = (Vec::new(), Vec::new());
-    for (pack, bits) in condemned {
-        let part = if keep.is_all_dead(repository, &pack)? { &mut dead } else { &mut others };
-        part.push((pack, bits));
+    /// Whether this sweep, or one before it that did not end, has removed a pack.
+    has_removed: bool,
+}
+
+impl Sweep<'_> {
+    /// Whether what was decided still stands: the lease, and the numbers by which chunks were kept.
+    fn may_remove(&self) -> Result<(), RepoError> {
+        self.held.check()?;
+        match self.repository.index().state()? == self.state {
+            true => Ok(()),
+            false => Err(RepoError::IndexChanged),
+        }
     }
-    if dead.is_empty() || !copy_all(repository, &others, keep, Copies::OnlyRead, monitor, report)?.is_empty() {
-        return Ok(None);
+
+    /// Copies what stays of the condemned packs, after making room for it if there is none.
+    fn copy(&mut self, keep: &Keep, report: &mut GcReport) -> Result<Vec<(PackInfo, RepoError)>, RepoError> {
+        let (repository, monitor) = (self.repository, self.monitor);
+        if self.has_removed {
+            // A tombstone that stays is swept by every gc: copies made before the unreadable pack is met would pile up.
+            let unreadable = copy_all(repository, &self.condemned, keep, Copies::OnlyRead, monitor, report)?;
+            if !unreadable.is_empty() {
+                return Ok(unreadable);
+            }
+        }
+        match copy_all(repository, &self.condemned, keep, Copies::Write, monitor, report) {
+            Err(error @ RepoError::Backend(BackendError::Full { .. })) => {
+                if !self.make_room(keep, report)? {
+                    return Err(error);
+                }
+                copy_all(repository, &self.condemned, keep, Copies::Write, monitor, report)
+            }
+            result => result,
+        }
     }
-    may_remove(repository, held, state)?;
-    remove(repository, &dead, &[], report)?;
-    Ok(Some(others))
+
+    /// Removes the packs of which nothing stays, so that there is room for copies; false when that would give nothing.
+    /// Before, all that stays is read once: a pack that turned out to be unreadable afterwards would have to stay as it
+    /// is, and what its dead frames are built on would be gone.
+    fn make_room(&mut self, keep: &Keep, report: &mut GcReport) -> Result<bool, RepoError> {
+        let repository = self.repository;
+        let (mut dead, mut others) = (Vec::new(), Vec::new());
+        for (pack, bits) in &self.condemned {
+            let part = if keep.is_all_dead(repository, pack)? { &mut dead } else { &mut others };
+            part.push((pack.clone(), bits.clone()));
+        }
+        if dead.is_empty() || !copy_all(repository, &others, keep, Copies::OnlyRead, self.monitor, report)?.is_empty() {
+            return Ok(false);
+        }
+        self.may_remove()?;
+        remove(repository, &dead, &[], report)?;
+        self.condemned = others;
+        self.has_removed = true;
+        Ok(true)
+    }
 }
 
 /// What becomes of copies.
