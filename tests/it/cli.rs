@@ -58,13 +58,14 @@ impl Place {
     }
 
     /// From now on the program runs as a user without privileges, to whom all that is here is given. It is copied,
-    /// because the place where it was built may be closed to others.
+    /// because the place where it was built may be closed to others; by another process, because what this one holds open
+    /// for writing, if only for a moment, is inherited by whatever another thread starts then, and "text file busy".
     fn become_nobody(&mut self) {
         if !is_root() {
             return;
         }
         let copy = self.path().join("cairn");
-        std::fs::copy(&self.program, &copy).unwrap();
+        assert!(Command::new("cp").arg(&self.program).arg(&copy).status().unwrap().success());
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
         let all = format!("{NOBODY}:{NOBODY}");
         assert!(Command::new("chown").args(["-R", "-h", &all]).arg(self.path()).status().unwrap().success());
