@@ -125,6 +125,103 @@ fn a_backup_of_an_idle_pipe_was_deaf_to_signals() {
     }
 }
 
+/// A terminal that goes away tells it twice: the shell does, and the kernel when the shell has ended.
+#[test]
+fn a_closed_session_killed_the_program_in_the_middle() {
+    let place = Place::new();
+    let mut command = place.command();
+    command.args(["backup", "--stdin", "--name", "db"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"some bytes").unwrap();
+    wait_until("the backup holds a lease", || has_lease(&place));
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // It may have ended meanwhile.
+    let _ = kill_process(Pid::from_child(&child), Signal::HUP);
+    assert_eq!(ended(&mut child), Some(130));
+    drop(input);
+    assert_nothing_left(&place);
+}
+
+#[test]
+fn under_nohup_a_closed_session_changes_nothing() {
+    let place = Place::new();
+    let inside = place.command();
+    let mut command = Command::new("nohup");
+    command.arg(inside.get_program()).args(inside.get_args()).args(["backup", "--stdin", "--name", "db"]).env_clear();
+    command.envs(inside.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    wait_until("the backup holds a lease", || has_lease(&place));
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    input.write_all(b"some bytes").unwrap();
+    drop(input);
+    assert_eq!(ended(&mut child), Some(0));
+    assert_eq!(text(&place.ok(&["cat", "db"]).stdout), "some bytes");
+}
+
+/// Bytes of memory that a process has.
+fn resident(child: &Child) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+/// It would take minutes, and ends with another code.
+#[test]
+fn a_key_derivation_does_not_outlast_a_signal() {
+    let place = Place::empty();
+    let password = place.path().join("password");
+    std::fs::write(&password, "open sesame\n").unwrap();
+    let repo = place.path().join("repo");
+    let with_password = |args: &[&str]| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cairn"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("CAIRN_REPO", &repo);
+        command.arg("--password-file").arg(&password).args(args).stdin(Stdio::null());
+        command
+    };
+    assert!(with_password(&["init"]).output().unwrap().status.success());
+    // The same key as if it had been made with the greatest cost that is accepted, bar memory.
+    let key = std::fs::read_dir(repo.join("keys")).unwrap().next().unwrap().unwrap().path();
+    let mut object: serde_json::Value = serde_json::from_slice(&std::fs::read(&key).unwrap()).unwrap();
+    object["derivation"]["passes"] = 64.into();
+    object["derivation"]["memory_kib"] = (512 << 10).into();
+    let bytes = serde_json::to_vec(&object).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    std::fs::write(repo.join("keys").join(blake3::hash(&bytes).to_string()), bytes).unwrap();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut child = with_password(&["snapshots"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("the derivation is under way", || resident(&child) > 64 << 20);
+        assert_eq!(interrupt(&mut child, signal), Some(130));
+        assert!(text(&child.wait_with_output().unwrap().stderr).contains("interrupted before the end"));
+    }
+}
+
+/// A file below a folder.
+fn file_below(folder: &Path, name: &str) -> std::path::PathBuf {
+    let folders = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    folders.map(|folder| folder.join(name)).find(|file| file.exists()).unwrap()
+}
+
+/// It waits a minute for the index that another process holds, and then ends with another code.
+#[test]
+fn a_statement_of_the_index_does_not_outlast_a_signal() {
+    let place = Place::new();
+    place.store("db", b"some bytes");
+    let index = file_below(&place.path().join("cache"), "index-1.sqlite");
+    let holder = rusqlite::Connection::open(&index).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut child = place.command().args(["index", "rebuild"]).stderr(Stdio::null()).spawn().unwrap();
+    let opened = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).any(|file| file == index)
+    };
+    wait_until("it has opened the index", opened);
+    assert_eq!(interrupt(&mut child, Signal::TERM), Some(130));
+    holder.execute_batch("ROLLBACK").unwrap();
+    place.ok(&["index", "rebuild"]);
+    assert_eq!(text(&place.ok(&["cat", "db"]).stdout), "some bytes");
+}
+
 #[test]
 fn a_program_that_hangs_was_left_running() {
     let place = Place::new();
