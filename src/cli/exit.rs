@@ -53,6 +53,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref() {
         Some(OrchestrateError::Repo(error)) => return of_cause(error),
         Some(OrchestrateError::AmbiguousPath { .. }) => return Some(Exit::Usage),
+        Some(OrchestrateError::Busy { .. }) => return Some(Exit::Locked),
+        Some(error) if error.is_interrupted() => return Some(Exit::Interrupted),
         _ => {}
     }
     if let Some(error) = cause.downcast_ref::<RepoError>() {

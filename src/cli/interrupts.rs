@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long it may take where nothing is being written that has to be finished or removed.
 const READER_PATIENCE: Duration = Duration::from_millis(500);
 
+/// For ever: what was changed has to be undone.
+const UNDOING: u64 = u64::MAX;
+
 /// What happens on a signal.
 pub struct Interrupts {
     patience_milliseconds: Arc<AtomicU64>,
@@ -43,12 +46,19 @@ impl Interrupts {
         let (stop, patience) = (stop.shared(), patience_milliseconds.clone());
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                match (stop.swap(true, Ordering::SeqCst), signal) {
+                let again = stop.swap(true, Ordering::SeqCst);
+                let patience = patience.load(Ordering::SeqCst);
+                if patience == UNDOING {
+                    let what = "stopping: what this run changed is undone first, which nothing ends but its end";
+                    let _ = writeln!(std::io::stderr(), "cairn: {what}");
+                    continue;
+                }
+                match (again, signal) {
                     (false, _) => {}
                     (true, SIGHUP) => continue,
                     (true, _) => low_level::exit(i32::from(Exit::Interrupted as u8)),
                 }
-                let patience = Duration::from_millis(patience.load(Ordering::SeqCst));
+                let patience = Duration::from_millis(patience);
                 thread::spawn(move || end_after(patience));
             }
         })?;
@@ -58,6 +68,11 @@ impl Interrupts {
     /// From here on nothing is written to the repository: a stop need not wait for anything.
     pub fn only_reading(&self) {
         self.patience_milliseconds.store(READER_PATIENCE.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// From here on a stop has to be waited for, however long it takes: services are down that must be up again.
+    pub fn undo_first(&self) {
+        self.patience_milliseconds.store(UNDOING, Ordering::SeqCst);
     }
 }
 

@@ -128,7 +128,8 @@ impl Component {
 /// A snapshot of a component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// What it holds: `tree`, `dump`, `files`, `base`, `repository`, `store`, `queues` or `rdb`.
+    /// What it holds: `tree` of `config`; `dump`, `files`, or `base` with `wal`, `label` and, if there are tablespaces,
+    /// `tablespace-map` of `postgres`; `repository`; `store`; `queues`, `purged` and `rdb` of `redis`.
     pub role: String,
     /// The snapshot.
     pub snapshot: ObjectId,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -54,7 +54,7 @@ pub struct BackupOptions {
 }
 
 /// What a backup of paths is told besides.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct TreeOptions {
     /// The paths.
     pub roots: Vec<PathBuf>,
@@ -62,6 +62,9 @@ pub struct TreeOptions {
     pub exclude: Patterns,
     /// Stay on the file systems of the paths.
     pub one_file_system: bool,
+    /// Absolute paths below which files change and vanish while they are read, as those of a server at work: that is
+    /// no failure there.
+    pub changing: Vec<PathBuf>,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -197,14 +200,37 @@ pub fn command(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
-    let mut source = CommandStream::spawn(argv, monitor, |line| tracing::info!(target: "command", "{line}"))?;
-    let (run, writer, content) = read_stream(repository, &mut source, options, monitor)?;
-    // The output has ended; whether it counts is known when the program has, too.
-    if let Err(error) = source.finish() {
-        writer.abandon()?;
-        return Err(if monitor.interrupted() { RepoError::Interrupted.into() } else { error.into() });
+    let source = CommandStream::spawn(argv, monitor, |line| tracing::info!(target: "command", "{line}"))?;
+    checked(repository, source, CommandStream::finish, options, monitor).map(|(outcome, ())| outcome)
+}
+
+/// Stores a stream whose end does not say whether it is whole: `finish` does, and only then it is published.
+pub fn checked<S: Read, T>(
+    repository: &Repository,
+    mut source: S,
+    finish: impl FnOnce(S) -> Result<T, SourceError>,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<(Outcome, T), OrchestrateError> {
+    let failed = |error: SourceError| match monitor.interrupted() {
+        true => RepoError::Interrupted.into(),
+        false => OrchestrateError::from(error),
+    };
+    let (run, writer, content) = match read_stream(repository, &mut source, options, monitor) {
+        Ok(read) => read,
+        // The source knows better than its reader what was wrong.
+        Err(OrchestrateError::Input(error)) => {
+            return Err(finish(source).map_or_else(failed, |_| OrchestrateError::Input(error)));
+        }
+        Err(error) => return Err(error),
+    };
+    match finish(source) {
+        Ok(value) => Ok((publish_stream(run, writer, content)?, value)),
+        Err(error) => {
+            writer.abandon()?;
+            Err(failed(error))
+        }
     }
-    publish_stream(run, writer, content)
 }
 
 fn read_stream<'r>(
@@ -251,20 +277,20 @@ pub fn tree(
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;
     let mut known = Known::new(&run, options.force)?;
+    let how = How { same_host: known.same_host, changing: Changing::new(&tree.changing), monitor };
     for item in walk {
         if monitor.interrupted() {
             return Err(RepoError::Interrupted.into());
         }
         let entry = match item {
-            Err(missed) => match miss(*missed, &mut summary, monitor) {
-                Some(entry) => entry,
-                None => continue,
-            },
+            Err(missed) if how.changing.may_vanish(&missed) => continue,
+            Err(missed) => miss(*missed, &mut summary, monitor),
             Ok(found) => {
                 let before = known.advance_to(&found.entry.path)?;
-                store(&mut writer, found, before, known.same_host, &mut summary, monitor)?
+                store(&mut writer, found, before, &how, &mut summary)?
             }
         };
+        let Some(entry) = entry else { continue };
         count(&entry, &mut summary);
         writer.push(&mut out, entry)?;
     }
@@ -346,16 +372,50 @@ fn is_unchanged(now: &Entry, before: &Entry) -> bool {
     same_node && !before.unstable && (now.mtime, now.ctime, now.inode) == (before.mtime, before.ctime, before.inode)
 }
 
+/// How entries are stored.
+struct How<'a> {
+    same_host: bool,
+    changing: Changing,
+    monitor: &'a dyn Monitor,
+}
+
+/// Where files may change and vanish while they are read, as paths of entries.
+struct Changing(Vec<Vec<u8>>);
+
+impl Changing {
+    fn new(paths: &[PathBuf]) -> Self {
+        let part = |path: Component<'_>| match path {
+            Component::Normal(name) => Some(name.as_bytes().to_vec()),
+            _ => None,
+        };
+        let entry_path = |path: &PathBuf| path.components().filter_map(part).collect::<Vec<_>>().join(&b'/');
+        Changing(paths.iter().map(entry_path).collect())
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        let below =
+            |above: &Vec<u8>| path.strip_prefix(above.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'));
+        self.0.iter().any(below)
+    }
+
+    fn may_vanish(&self, missed: &Missed) -> bool {
+        matches!(missed.error, SourceError::Vanished { .. })
+            && missed.entry.as_ref().is_some_and(|entry| self.holds(&entry.path))
+    }
+}
+
+/// Stores an entry; `None` for one that has vanished where that is expected.
 fn store(
     writer: &mut Writer<'_>,
     mut found: Found,
     before: Option<Entry>,
-    same_host: bool,
+    how: &How<'_>,
     summary: &mut Summary,
-    monitor: &dyn Monitor,
-) -> Result<Entry, OrchestrateError> {
+) -> Result<Option<Entry>, OrchestrateError> {
+    let How { same_host, changing, monitor } = how;
+    let expected = changing.holds(&found.entry.path);
     let before_content = before.as_ref().and_then(|entry| entry.content().copied());
-    if let Some(before) = before.filter(|before| same_host && is_unchanged(&found.entry, before)) {
+    if let Some(before) = before.filter(|before| *same_host && is_unchanged(&found.entry, before)) {
         let there = before_content.map_or(Ok(true), |content| writer.has_content(&content))?;
         if there {
             if let Some(content) = before_content {
@@ -364,37 +424,42 @@ fn store(
             }
             found.entry.node = before.node;
             found.entry.xattrs = before.xattrs;
-            return Ok(found.entry);
+            return Ok(Some(found.entry));
         }
     }
     // What lacks only attributes is stored all the same.
     if let Err(error) = found.complete() {
+        if expected && matches!(error, SourceError::Vanished { .. }) {
+            return Ok(None);
+        }
         summary.unread += 1;
-        notice(monitor, &error);
+        notice(*monitor, &error);
     }
     if !matches!(found.entry.node, Node::File { .. }) {
-        return Ok(found.entry);
+        return Ok(Some(found.entry));
     }
     monitor.item(&crate::format::codec::escape(&found.entry.path));
     let parent = before_content.filter(|content| content.bytes > 0);
     match read_file(writer, &mut found, parent) {
         Ok(true) => {}
+        Ok(false) if expected => found.entry.unstable = true,
         Ok(false) => {
             summary.unread += 1;
             found.entry.unstable = true;
             let path = format!("/{}", crate::format::codec::escape(&found.entry.path));
             let what = "it was written to twice; what was stored may be a mixture";
-            notice(monitor, &SourceError::Changed { path, what });
+            notice(*monitor, &SourceError::Changed { path, what });
         }
+        Err(OrchestrateError::Source(SourceError::Vanished { .. })) if expected => return Ok(None),
         Err(OrchestrateError::Source(error)) => {
             summary.unread += 1;
-            notice(monitor, &error);
-            return Ok(found.into_unread());
+            notice(*monitor, &error);
+            return Ok(Some(found.into_unread()));
         }
         Err(error) => return Err(error),
     }
     summary.read_bytes += found.entry.content().map_or(0, |content| content.bytes);
-    Ok(found.entry)
+    Ok(Some(found.entry))
 }
 
 /// Reads a file, once more if it changed meanwhile; false when it changed again.

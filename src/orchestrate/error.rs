@@ -89,3 +89,16 @@ pub enum OrchestrateError {
     #[error("cannot keep the table of hard links: check the temporary directory")]
     Links(#[source] rusqlite::Error),
 }
+
+impl OrchestrateError {
+    /// Whether it is the operator who ended it.
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            OrchestrateError::Interrupted
+            | OrchestrateError::Repo(RepoError::Interrupted)
+            | OrchestrateError::Source(SourceError::Interrupted) => true,
+            OrchestrateError::Step { source, .. } => source.is_interrupted(),
+            _ => false,
+        }
+    }
+}

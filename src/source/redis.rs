@@ -63,6 +63,8 @@ pub struct RedisSettings {
     pub ingestion_consumed_from: End,
     /// What Celery's `global_keyprefix` is; one empty prefix where it is not set.
     pub key_prefixes: Vec<String>,
+    /// Whether the server's own dump is saved besides the queues.
+    pub dump: bool,
     /// How long to wait for a connection.
     pub connect_timeout_seconds: u64,
     /// How long to wait for an answer.
@@ -98,6 +100,7 @@ impl Default for RedisSettings {
             ingestion_queues: ingestion.map(str::to_owned).to_vec(),
             ingestion_consumed_from: End::Left,
             key_prefixes: vec![String::new()],
+            dump: false,
             connect_timeout_seconds: 5,
             answer_timeout_seconds: 60,
             drain_timeout_seconds: 1800,

@@ -119,12 +119,8 @@ fn a_full_repository_is_not_an_unread_source() {
         let inner = fork(&start);
         let backend: Arc<dyn Backend> = Arc::new(NthChange::new(inner.clone(), ChangeFault::Full(at)));
         let repository = open(&backend);
-        let tree = cairn::orchestrate::backup::TreeOptions {
-            roots: vec![source.path().to_owned()],
-            exclude: cairn::source::files::Patterns::default(),
-            one_file_system: false,
-            dry_run: false,
-        };
+        let tree =
+            cairn::orchestrate::backup::TreeOptions { roots: vec![source.path().to_owned()], ..Default::default() };
         let error = cairn::orchestrate::backup::tree(&repository, tree, &options("tree"), &Silent).unwrap_err();
         let full =
             matches!(&error, cairn::orchestrate::OrchestrateError::Repo(RepoError::Backend(BackendError::Full { .. })));

@@ -95,12 +95,7 @@ impl World {
     }
 
     fn tree(&self, repository: &Repository) -> Result<(), OrchestrateError> {
-        let tree = TreeOptions {
-            roots: vec![self.root()],
-            exclude: Default::default(),
-            one_file_system: false,
-            dry_run: false,
-        };
+        let tree = TreeOptions { roots: vec![self.root()], ..TreeOptions::default() };
         backup::tree(repository, tree, &options("tree"), &Silent).map(drop)
     }
 

@@ -210,7 +210,7 @@ impl World {
             }
             Work::Tree => {
                 let roots = vec![self.tree()];
-                let tree = TreeOptions { roots, exclude: Default::default(), one_file_system: false, dry_run: false };
+                let tree = TreeOptions { roots, ..TreeOptions::default() };
                 backup::tree(repository, tree, &options("tree"), &Silent).map(drop).map_err(|error| text(&error))
             }
             Work::Forget { which } => match self.model.get(usize::from(*which) % self.model.len().max(1)) {

@@ -12,6 +12,14 @@ use crate::orchestrate::platform::profile::Component;
 pub enum PlatformCommand {
     /// Show what a backup would do: every step, path, queue, unit and command; nothing is changed
     Plan(PlanArgs),
+    /// Back the platform up: to rest, every component captured, everything up again, one backup set
+    Backup(BackupArgs),
+    /// Start again what a run that was cut off has left stopped, and undo what else it left
+    Resume(StateArgs),
+    /// Bring the platform to rest and leave it so, until `platform start`
+    Stop(StopArgs),
+    /// Start again what `platform stop` has stopped
+    Start(StateArgs),
     /// Print a profile as TOML: what a file changed, merged, with every default
     Profile(ProfileArgs),
     /// List backup sets, or show one as a report
@@ -76,6 +84,53 @@ pub struct PlanArgs {
     /// Look for files beneath this directory: a copy of the machine's tree
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Only show what would be done, as `platform plan` does
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait so many seconds for the queues to drain, instead of what the profile says
+    #[arg(long, value_name = "SECONDS", conflicts_with = "online")]
+    pub drain_timeout: Option<u64>,
+    /// Save what is left in the queues in the backup set, and delete it there, instead of failing
+    #[arg(long, conflicts_with = "online")]
+    pub purge_queues: bool,
+    /// Allow the snapshot directory in Elasticsearch's path.repo and start Elasticsearch anew, if it is not allowed yet
+    #[arg(long, conflicts_with = "online")]
+    pub configure_path_repo: bool,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Write the report, a page that stands alone, to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct StopArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// Wait so many seconds for the queues to drain, instead of what the profile says
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_timeout: Option<u64>,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct StateArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
 }
 
 #[derive(Args, Debug)]

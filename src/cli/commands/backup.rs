@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
         backup::command(&repository, &args.program, &options, context.monitor)?
     } else {
         let BackupArgs { paths: roots, one_file_system, dry_run, .. } = args;
-        let tree = TreeOptions { roots, exclude, one_file_system, dry_run };
+        let tree = TreeOptions { roots, exclude, one_file_system, dry_run, ..TreeOptions::default() };
         backup::tree(&repository, tree, &options, context.monitor)?
     };
     report(&options.name, &outcome, context)?;

@@ -1,8 +1,12 @@
 //! `cairn platform`: one file a command.
 
+mod backup;
 mod plan;
 mod profile;
+mod resume;
 mod sets;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -10,15 +14,34 @@ use crate::cli::args::Global;
 use crate::cli::args::platform::{PlatformCommand, ProfileArg, SelectionArgs};
 use crate::cli::commands::Context;
 use crate::cli::exit::Exit;
+use crate::cli::live::Live;
+use crate::cli::systemd::Notify;
 use crate::orchestrate::platform::plan::{Mode, Request};
 use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::state::{Lock, StateDir};
 
 pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> Result<Exit> {
     match command {
         PlatformCommand::Plan(args) => plan::run(args, context),
+        PlatformCommand::Backup(args) => backup::run(global, args, context),
+        PlatformCommand::Resume(args) | PlatformCommand::Start(args) => resume::resume(args, context),
+        PlatformCommand::Stop(args) => resume::stop(args, context),
         PlatformCommand::Profile(args) => profile::run(args, context),
         PlatformCommand::Sets(args) => sets::run(global, args, context),
     }
+}
+
+/// A view of a run.
+fn watch(context: &Context<'_>) -> Result<Live> {
+    Ok(Live::new(context.output, context.bars.stop(), Notify::from_environment())?)
+}
+
+/// The state directory of this machine, locked.
+fn lock(profile: &Profile, wait: u64, context: &Context<'_>) -> Result<(StateDir, Lock)> {
+    let state = StateDir::open(&profile.state.directory)?;
+    let stop = || context.monitor.interrupted();
+    let lock = state.lock(Duration::from_secs(wait), &stop)?;
+    Ok((state, lock))
 }
 
 /// The profile, and what is asked for, from the options that commands share.

@@ -137,6 +137,9 @@ pub struct Group {
     pub paths: Vec<PathPattern>,
     /// Patterns of what is left out below them, as `cairn backup --exclude` takes them.
     pub exclude: Vec<String>,
+    /// Files and directories of a server at work: what changes or vanishes below while it is read is saved as it was met,
+    /// and is no failure.
+    pub changing: Vec<PathBuf>,
 }
 
 /// Key and certificate files.

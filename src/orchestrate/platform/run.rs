@@ -4,6 +4,8 @@
 //! what failed stays in the journal, so that `resume` tries it again; nobody stops an undoing, since it is what makes
 //! the platform work again.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -29,10 +31,14 @@ pub struct Step {
 /// Undoes something; what was seen.
 pub type Undoing<'a> = dyn FnMut(&Undo) -> Result<String, OrchestrateError> + 'a;
 
-/// A run under way.
+/// A run under way. Components are captured beside each other, so steps may be done from several threads.
 pub struct Run<'a> {
-    journal: Journal,
     monitor: &'a dyn Monitor,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    journal: Journal,
     due: Vec<Due>,
     log: Vec<StepRecord>,
 }
@@ -40,72 +46,92 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Begins a run. The caller holds the lock.
     pub fn begin(state: &StateDir, header: Header, monitor: &'a dyn Monitor) -> Result<Self, OrchestrateError> {
-        Ok(Run { journal: Journal::create(state, header)?, monitor, due: Vec::new(), log: Vec::new() })
+        Ok(Run::new(Journal::create(state, header)?, Vec::new(), monitor))
     }
 
     /// Goes on where a run was cut off: everything that is due is still to be undone.
     pub fn resume(state: &StateDir, found: &Found, monitor: &'a dyn Monitor) -> Result<Self, OrchestrateError> {
         // The oldest first, as if this run had begun them.
         let due = found.due.iter().rev().cloned().collect();
-        Ok(Run { journal: found.resume(state)?, monitor, due, log: Vec::new() })
+        Ok(Run::new(found.resume(state)?, due, monitor))
     }
 
-    /// What happened so far.
-    pub fn log(&self) -> &[StepRecord] {
-        &self.log
+    fn new(journal: Journal, due: Vec<Due>, monitor: &'a dyn Monitor) -> Self {
+        Run { monitor, inner: Mutex::new(Inner { journal, due, log: Vec::new() }) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened so far, in the order in which it ended.
+    pub fn log(&self) -> Vec<StepRecord> {
+        self.inner().log.clone()
     }
 
     /// What has to be undone, in the order in which it was begun.
-    pub fn due(&self) -> &[Due] {
-        &self.due
+    pub fn due(&self) -> Vec<Due> {
+        self.inner().due.clone()
     }
 
-    /// Does a step. `act` returns what was seen, for people. A step that fails may have done a part of its work, so its
-    /// undoing stays due.
-    pub fn step(
-        &mut self,
+    /// Does a step. `act` returns what was seen, for people, and what the caller wants to know. A step that fails may
+    /// have done a part of its work, so its undoing stays due.
+    pub fn step<T>(
+        &self,
         step: &Step,
-        act: impl FnOnce() -> Result<String, OrchestrateError>,
-    ) -> Result<(), OrchestrateError> {
+        act: impl FnOnce() -> Result<(String, T), OrchestrateError>,
+    ) -> Result<T, OrchestrateError> {
         if self.monitor.interrupted() {
             return Err(OrchestrateError::Interrupted);
         }
         let (time, began) = (Timestamp::now(), Instant::now());
         let Step { id, title, undo } = step.clone();
-        self.journal.append(&Entry::Begin { step: id.clone(), title: title.clone(), time, undo: undo.clone() })?;
-        self.due.extend(undo.map(|undo| Due { step: id.clone(), title: title.clone(), undo }));
+        {
+            let mut inner = self.inner();
+            let entry = Entry::Begin { step: id.clone(), title: title.clone(), time, undo: undo.clone() };
+            inner.journal.append(&entry)?;
+            inner.due.extend(undo.map(|undo| Due { step: id.clone(), title: title.clone(), undo }));
+        }
         self.tell(&id, &title, StepState::Running, "");
-        let result = act();
-        let (state, detail) = match &result {
-            Ok(seen) => (StepState::Done, seen.clone()),
-            Err(error) => (StepState::Failed, chain(error)),
-        };
-        self.record(&id, &title, state, (time, began), detail);
-        match result {
-            Ok(_) => self.journal.append(&Entry::Done { step: id, time: Timestamp::now() }),
-            Err(error @ OrchestrateError::Interrupted) => Err(error),
-            Err(error) => Err(OrchestrateError::Step { step: id, title, source: Box::new(error) }),
+        match act() {
+            Ok((seen, value)) => {
+                self.record(&id, &title, StepState::Done, (time, began), seen);
+                self.inner().journal.append(&Entry::Done { step: id, time: Timestamp::now() })?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.record(&id, &title, StepState::Failed, (time, began), chain(&error));
+                Err(match error.is_interrupted() {
+                    true => OrchestrateError::Interrupted,
+                    false => OrchestrateError::Step { step: id, title, source: Box::new(error) },
+                })
+            }
         }
     }
 
+    /// Undoes what one step changed, before the end: what it stopped need not be down any longer.
+    pub fn undo_step(&self, step: &str, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
+        self.unwind(|due| due.step == step, undoing)
+    }
+
     /// Undoes what every run undoes at its end: services up again, in reverse order. What failed is returned.
-    pub fn close(&mut self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
-        self.unwind(Undo::belongs_to_every_end, undoing)
+    pub fn close(&self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
+        self.unwind(|due| due.undo.belongs_to_every_end(), undoing)
     }
 
     /// Undoes everything. What failed is returned.
-    pub fn undo_all(&mut self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
+    pub fn undo_all(&self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
         self.unwind(|_| true, undoing)
     }
 
-    fn unwind(&mut self, which: impl Fn(&Undo) -> bool, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
+    fn unwind(&self, which: impl Fn(&Due) -> bool, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
         let mut failures = Vec::new();
-        let mut kept = Vec::new();
-        while let Some(due) = self.due.pop() {
-            if !which(&due.undo) {
-                kept.push(due);
-                continue;
-            }
+        let mut tried = BTreeSet::new();
+        let next = |tried: &BTreeSet<String>| {
+            self.inner().due.iter().rev().find(|due| which(due) && !tried.contains(&due.step)).cloned()
+        };
+        while let Some(due) = next(&tried) {
+            tried.insert(due.step.clone());
             let (time, began) = (Timestamp::now(), Instant::now());
             let title = format!("undo: {}", due.title);
             self.tell(&due.step, &title, StepState::Running, "");
@@ -117,41 +143,38 @@ impl<'a> Run<'a> {
                 }
                 Err(error) => {
                     self.record(&due.step, &title, StepState::Stuck, (time, began), chain(&error));
-                    failures.push(OrchestrateError::Step { step: due.step.clone(), title, source: Box::new(error) });
-                    kept.push(due);
+                    failures.push(OrchestrateError::Step { step: due.step, title, source: Box::new(error) });
                 }
             }
         }
-        kept.reverse();
-        self.due = kept;
         failures
     }
 
-    /// What was due is no longer to be undone: the run went well, and what it changed stays.
-    pub fn keep_all(&mut self) -> Result<(), OrchestrateError> {
-        while let Some(due) = self.due.last() {
-            let step = due.step.clone();
-            self.discharge(&step)?;
-            self.due.pop();
-        }
-        Ok(())
+    /// What only a failure would have undone is no longer to be undone: the run went well, and what it changed stays. A
+    /// service that could not be started is still due.
+    pub fn keep_changes(&self) -> Result<(), OrchestrateError> {
+        let kept = self.due().into_iter().filter(|due| !due.undo.belongs_to_every_end());
+        kept.into_iter().rev().try_for_each(|due| self.discharge(&due.step))
     }
 
-    fn discharge(&mut self, step: &str) -> Result<(), OrchestrateError> {
-        self.journal.append(&Entry::Undone { step: step.to_owned(), time: Timestamp::now() })
+    fn discharge(&self, step: &str) -> Result<(), OrchestrateError> {
+        let mut inner = self.inner();
+        inner.due.retain(|due| due.step != step);
+        inner.journal.append(&Entry::Undone { step: step.to_owned(), time: Timestamp::now() })
     }
 
     /// Ends the run. A journal with something due stays, for `resume`.
     pub fn finish(self) -> Result<Vec<StepRecord>, OrchestrateError> {
-        if self.due.is_empty() {
-            self.journal.finish()?;
+        let inner = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if inner.due.is_empty() {
+            inner.journal.finish()?;
         }
-        Ok(self.log)
+        Ok(inner.log)
     }
 
-    fn record(&mut self, step: &str, title: &str, state: StepState, began: (Timestamp, Instant), detail: String) {
+    fn record(&self, step: &str, title: &str, state: StepState, began: (Timestamp, Instant), detail: String) {
         self.tell(step, title, state, &detail);
-        self.log.push(StepRecord {
+        self.inner().log.push(StepRecord {
             title: title.to_owned(),
             state: state.word().to_owned(),
             time: began.0,

@@ -90,6 +90,14 @@ pub fn undo(file: &Path, location: &str, copy: &Path) -> Result<bool, SourceErro
     Ok(changed)
 }
 
+/// Lets the edit stay: removes the copy. Repeatable.
+pub fn keep(copy: &Path) -> Result<(), SourceError> {
+    match std::fs::remove_file(copy) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SourceError::at("remove", copy, error)),
+        _ => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<(String, Metadata), SourceError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| SourceError::at("open", path, error))?;

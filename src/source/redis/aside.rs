@@ -21,7 +21,7 @@ use crate::source::redis::{Client, End, failed};
 const BATCH: isize = 64;
 
 /// The private name of what was set aside.
-pub(super) fn aside(key: &str) -> String {
+pub fn aside(key: &str) -> String {
     format!("cairn:aside:{key}")
 }
 

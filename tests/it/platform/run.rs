@@ -35,6 +35,10 @@ impl Units {
     }
 }
 
+fn seen(text: String) -> (String, ()) {
+    (text, ())
+}
+
 fn unit(number: usize) -> String {
     format!("unit-{number}.service")
 }
@@ -66,14 +70,14 @@ fn a_run_cut_off_after_any_step_is_undone_by_resume_in_reverse() {
         for began_another in [false, true] {
             let (_directory, state) = state();
             let mut units = Units::all();
-            let mut run = Run::begin(&state, header(), &Silent).unwrap();
+            let run = Run::begin(&state, header(), &Silent).unwrap();
             for number in 0..ended_after {
-                run.step(&step(number), || units.stop(&unit(number))).unwrap();
+                run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
             }
             let mut begun = ended_after;
             if began_another && ended_after < 5 {
                 // The entry is there, and nothing has happened.
-                let failed = || Err(OrchestrateError::Unfit("the machine lost power".to_owned()));
+                let failed = || Err::<(String, ()), _>(OrchestrateError::Unfit("the machine lost power".to_owned()));
                 run.step(&step(ended_after), failed).unwrap_err();
                 begun += 1;
             }
@@ -86,7 +90,7 @@ fn a_run_cut_off_after_any_step_is_undone_by_resume_in_reverse() {
                 let error = Run::begin(&state, header(), &Silent).err().unwrap();
                 assert!(matches!(error, OrchestrateError::Unfinished { .. }), "{error}");
             }
-            let mut again = Run::resume(&state, &found, &Silent).unwrap();
+            let again = Run::resume(&state, &found, &Silent).unwrap();
             let mut order = Vec::new();
             let failures = again.undo_all(&mut |undo| {
                 order.push(undo.clone());
@@ -106,9 +110,9 @@ fn a_run_cut_off_after_any_step_is_undone_by_resume_in_reverse() {
 fn what_cannot_be_undone_stays_due_and_stops_nothing_else() {
     let (_directory, state) = state();
     let mut units = Units::all();
-    let mut run = Run::begin(&state, header(), &Silent).unwrap();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
     for number in 0..3 {
-        run.step(&step(number), || units.stop(&unit(number))).unwrap();
+        run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
     }
     let stubborn = step(1).undo.unwrap();
     let failures = run.undo_all(&mut |undo| {
@@ -123,7 +127,7 @@ fn what_cannot_be_undone_stays_due_and_stops_nothing_else() {
     assert_eq!(steps_of(&found.due), ["stop-1"]);
     // Killed in the middle of the resume, and resumed once more.
     drop(Run::resume(&state, &found, &Silent).unwrap());
-    let mut again = Run::resume(&state, &Found::read(&state).unwrap().unwrap(), &Silent).unwrap();
+    let again = Run::resume(&state, &Found::read(&state).unwrap().unwrap(), &Silent).unwrap();
     assert!(again.undo_all(&mut |undo| units.undo(undo)).is_empty());
     again.finish().unwrap();
     assert_eq!(units.0, Units::all().0);
@@ -134,17 +138,17 @@ fn what_cannot_be_undone_stays_due_and_stops_nothing_else() {
 fn a_run_that_went_well_starts_services_and_keeps_the_rest() {
     let (_directory, state) = state();
     let mut units = Units::all();
-    let mut run = Run::begin(&state, header(), &Silent).unwrap();
-    run.step(&step(0), || units.stop(&unit(0))).unwrap();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
+    run.step(&step(0), || units.stop(&unit(0)).map(seen)).unwrap();
     let queues = vec![("a".to_owned(), "cairn:a".to_owned())];
     let purge = Step { id: "purge".to_owned(), title: "Purge".to_owned(), undo: Some(Undo::MergeQueues { queues }) };
-    run.step(&purge, || Ok(String::new())).unwrap();
-    run.step(&step(1), || units.stop(&unit(1))).unwrap();
+    run.step(&purge, || Ok((String::new(), ()))).unwrap();
+    run.step(&step(1), || units.stop(&unit(1)).map(seen)).unwrap();
     assert!(run.close(&mut |undo| units.undo(undo)).is_empty());
-    assert_eq!(steps_of(run.due()), ["purge"]);
+    assert_eq!(steps_of(&run.due()), ["purge"]);
     // Cut off now, the purge would be undone.
     assert_eq!(steps_of(&Found::read(&state).unwrap().unwrap().due), ["purge"]);
-    run.keep_all().unwrap();
+    run.keep_changes().unwrap();
     run.finish().unwrap();
     assert_eq!(units.0, Units::all().0);
     assert!(Found::read(&state).unwrap().is_none());
@@ -161,12 +165,13 @@ fn an_interrupted_run_begins_no_further_step_and_undoes_all() {
     let (_directory, state) = state();
     let mut units = Units::all();
     {
-        let mut run = Run::begin(&state, header(), &Silent).unwrap();
-        run.step(&step(0), || units.stop(&unit(0))).unwrap();
+        let run = Run::begin(&state, header(), &Silent).unwrap();
+        run.step(&step(0), || units.stop(&unit(0)).map(seen)).unwrap();
     }
     let found = Found::read(&state).unwrap().unwrap();
-    let mut run = Run::resume(&state, &found, &Stopped).unwrap();
-    let error = run.step(&step(1), || panic!("a step was begun")).unwrap_err();
+    let run = Run::resume(&state, &found, &Stopped).unwrap();
+    let error =
+        run.step(&step(1), || -> Result<(String, ()), OrchestrateError> { panic!("a step was begun") }).unwrap_err();
     assert!(matches!(error, OrchestrateError::Interrupted), "{error}");
     assert!(run.undo_all(&mut |undo| units.undo(undo)).is_empty());
     assert_eq!(units.0, Units::all().0);
@@ -177,9 +182,9 @@ fn an_interrupted_run_begins_no_further_step_and_undoes_all() {
 fn a_journal_cut_at_any_byte_names_what_its_whole_lines_began() {
     let (_directory, state) = state();
     let mut units = Units::all();
-    let mut run = Run::begin(&state, header(), &Silent).unwrap();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
     for number in 0..3 {
-        run.step(&step(number), || units.stop(&unit(number))).unwrap();
+        run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
     }
     let bytes = std::fs::read(state.journal()).unwrap();
     for len in 0..=bytes.len() {
@@ -193,8 +198,8 @@ fn a_journal_cut_at_any_byte_names_what_its_whole_lines_began() {
     // Going on after a cut line does not spoil the next one.
     std::fs::write(state.journal(), &bytes[..bytes.len() - 7]).unwrap();
     let found = Found::read(&state).unwrap().unwrap();
-    let mut again = Run::resume(&state, &found, &Silent).unwrap();
-    again.step(&step(4), || units.stop(&unit(4))).unwrap();
+    let again = Run::resume(&state, &found, &Silent).unwrap();
+    again.step(&step(4), || units.stop(&unit(4)).map(seen)).unwrap();
     drop(again);
     let found = Found::read(&state).unwrap().unwrap();
     assert_eq!((found.damaged, steps_of(&found.due)), (0, vec!["stop-4", "stop-2", "stop-1", "stop-0"]));
@@ -204,9 +209,9 @@ fn a_journal_cut_at_any_byte_names_what_its_whole_lines_began() {
 fn a_damaged_line_is_told_and_the_rest_is_undone() {
     let (_directory, state) = state();
     let mut units = Units::all();
-    let mut run = Run::begin(&state, header(), &Silent).unwrap();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
     for number in 0..3 {
-        run.step(&step(number), || units.stop(&unit(number))).unwrap();
+        run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
     }
     drop(run);
     let text = std::fs::read_to_string(state.journal()).unwrap().replacen("\"step\":\"stop-1\"", "\"step\":garbage", 1);

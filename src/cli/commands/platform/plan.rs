@@ -21,9 +21,13 @@ pub fn run(args: PlanArgs, context: &Context<'_>) -> Result<Exit> {
     }
     let found = discover(&profile, &Files::beneath(&args.root));
     let plan = plan(&profile, found, &request).map_err(|error| Usage(error.to_string()))?;
-    let output = context.output;
-    output.object("plan", &plan)?;
-    show(&plan, output)?;
+    show_all(&plan, context.output)
+}
+
+/// Prints a plan and says that nothing was done.
+pub fn show_all(plan: &Plan, output: Output) -> Result<Exit> {
+    output.object("plan", plan)?;
+    show(plan, output)?;
     let (present, absent, unreadable) = plan.discovery.counts();
     let sentence = format!(
         "{} steps; of the paths {present} are there, {absent} absent, {unreadable} unreadable; nothing was changed",

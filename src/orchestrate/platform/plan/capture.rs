@@ -94,6 +94,20 @@ fn elasticsearch(profile: &Profile) -> Vec<PlannedStep> {
     );
     read_only.changes = true;
     read_only.undo = vec![Use::note("make it writable again"), request("PUT", repository.clone())];
+    let mut configure = step(
+        "configure-elasticsearch",
+        "allow the directory in path.repo, keeping the rest of the file, and start Elasticsearch anew",
+        vec![
+            Use::path(settings.configuration_file.display()),
+            location(),
+            Use::command([profile.systemd.systemctl.as_str(), "stop", settings.service.as_str()]),
+            Use::command([profile.systemd.systemctl.as_str(), "start", settings.service.as_str()]),
+            Use::limit(settings.health_timeout_seconds),
+        ],
+    );
+    configure.only_if = Some("--configure-path-repo".to_owned());
+    configure.changes = true;
+    configure.undo = vec![Use::note("if the backup fails: the file as it was, and Elasticsearch started anew")];
     let mut register = step(
         "register-elasticsearch",
         "check the directory, its owner and path.repo; register the snapshot repository if it is not",
@@ -128,7 +142,7 @@ fn elasticsearch(profile: &Profile) -> Vec<PlannedStep> {
     );
     prune.changes = true;
     let copy = step("capture-elasticsearch", "save the snapshot repository's directory", vec![location()]);
-    vec![register, take, prune, read_only, copy]
+    vec![configure, register, take, prune, read_only, copy]
 }
 
 fn neo4j(profile: &Profile, mode: Mode) -> Vec<PlannedStep> {

@@ -7,7 +7,7 @@ use crate::orchestrate::platform::profile::{Argv, Component, Profile, Unit};
 
 /// The steps of a backup.
 pub fn all(profile: &Profile, components: &[Component], mode: Mode, discovery: &Discovery) -> Vec<PlannedStep> {
-    let mut steps = vec![preflight(profile, components, mode)];
+    let mut steps = vec![preflight(profile, components, mode), census(profile, components, mode)];
     if mode == Mode::Full {
         steps.extend(at_rest(profile));
     }
@@ -54,6 +54,18 @@ fn preflight(profile: &Profile, components: &[Component], mode: Mode) -> Planned
     uses.push(Use::note("programs, versions, free space, owners of directories, the repository and its password"));
     let title = "preflight: the platform is quiet, and everything that is needed is there".to_owned();
     PlannedStep { id: "preflight".to_owned(), title, uses, ..PlannedStep::default() }
+}
+
+/// What runs is written down before anything is stopped: stopping one unit may stop others.
+fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedStep {
+    let mut asked: Vec<Use> = Vec::new();
+    if mode == Mode::Full {
+        asked.extend(units(profile).map(|unit| systemctl(profile, "show", unit.as_str())));
+    }
+    asked.extend(capture::stopped_units(profile, components).iter().map(|unit| systemctl(profile, "show", unit)));
+    asked.extend(profile.services.health.ports.iter().map(Use::address));
+    let title = "write down which units run and which ports are open".to_owned();
+    PlannedStep { id: "census".to_owned(), title, uses: asked, ..PlannedStep::default() }
 }
 
 /// From the first service stopped to the last look at processes.

@@ -1,0 +1,126 @@
+//! `cairn platform backup`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::cli::args::Global;
+use crate::cli::args::platform::BackupArgs;
+use crate::cli::commands::platform::{asked, lock, plan as show, watch};
+use crate::cli::commands::{Context, open};
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::bytes;
+use crate::cli::report;
+use crate::format::set::{BackupSet, Status};
+use crate::orchestrate::platform::backup::{Options, Order, Outcome, backup, failures};
+use crate::orchestrate::platform::discover::discover;
+use crate::orchestrate::platform::files::Files;
+use crate::orchestrate::platform::metrics::{self, RunFigures};
+use crate::orchestrate::platform::plan::plan;
+use crate::orchestrate::platform::profile::Profile;
+use crate::progress::Notice;
+use crate::repo::Repository;
+
+pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<Exit> {
+    let (profile, request) = asked(&args.profile, args.selection)?;
+    let found = discover(&profile, &Files::beneath("/".as_ref()));
+    let plan = plan(&profile, found, &request).map_err(|error| Usage(error.to_string()))?;
+    if args.dry_run {
+        return show::show_all(&plan, context.output);
+    }
+    let repository = open(global, context)?;
+    let (state, _lock) = lock(&profile, args.wait, context)?;
+    let options = Options {
+        drain_timeout: args.drain_timeout.map(Duration::from_secs),
+        purge_queues: args.purge_queues,
+        configure_path_repo: args.configure_path_repo,
+    };
+    let (live, repository) = (watch(context)?, &repository);
+    context.interrupts.undo_first();
+    let order = Order { repository, profile: &profile, plan: &plan, options, state: &state, monitor: &live };
+    let outcome = backup(&order)?;
+    let exit = exit(&outcome);
+    if let Some((id, set)) = &outcome.set {
+        live.published(id, set);
+    }
+    live.finish("");
+    if let (Some((id, set)), Some(path)) = (&outcome.set, &args.report) {
+        std::fs::write(path, report::html(id, set))
+            .with_context(|| format!("the backup is done; cannot write its report to {}", path.display()))?;
+    }
+    write_metrics(&profile, repository, &outcome, exit, context);
+    tell(&outcome, exit, context)?;
+    Ok(exit)
+}
+
+/// 0 only for a set that is complete on a platform that is up again.
+fn exit(outcome: &Outcome) -> Exit {
+    match (&outcome.error, &outcome.set) {
+        (Some(error), _) if error.is_interrupted() && outcome.stuck.is_empty() => Exit::Interrupted,
+        (Some(_), _) | (None, None) => Exit::Failed,
+        _ if !outcome.stuck.is_empty() => Exit::Failed,
+        (None, Some((_, set))) if set.status != Status::Complete => Exit::Unread,
+        (None, Some(_)) => Exit::Done,
+    }
+}
+
+fn tell(outcome: &Outcome, exit: Exit, context: &Context<'_>) -> Result<()> {
+    for failure in failures(outcome) {
+        context.output.error(&failure, exit as u8);
+    }
+    if !outcome.stuck.is_empty() {
+        let advice = "something is not as it was: see what is named above, then run `cairn platform resume`";
+        context.output.error(advice, exit as u8);
+    }
+    let Some((id, set)) = &outcome.set else {
+        let sentence = "no backup set was published";
+        return context.output.summary(sentence, json!({ "set": null, "exit": exit as u8, "steps": outcome.steps }));
+    };
+    let seconds = set.ended.duration_since(set.time).as_secs_f64();
+    let sentence = format!(
+        "backup set {} of {}: {}; {} saved, {} stored, {seconds:.1} s from the first capture to the last service up",
+        id.short(),
+        set.profile,
+        report::status(set.status),
+        bytes(set.bytes()),
+        bytes(set.stored_bytes()),
+    );
+    for component in &set.components {
+        let line = format!(
+            "  {:14} {:9} {:>11} saved {:>11} stored {:8.1} s",
+            component.name,
+            report::status(component.status),
+            bytes(component.bytes()),
+            bytes(component.stored_bytes()),
+            component.milliseconds as f64 / 1000.0
+        );
+        context.output.line(&line)?;
+        for warning in &component.warnings {
+            context.output.line(&format!("    {}", crate::format::codec::escape(warning.as_bytes())))?;
+        }
+    }
+    context.output.summary(&sentence, json!({ "set": id, "exit": exit as u8, "record": set }))
+}
+
+/// Figures for a monitoring system. That they cannot be written is told, and does not make the backup fail.
+fn write_metrics(profile: &Profile, repository: &Repository, outcome: &Outcome, exit: Exit, context: &Context<'_>) {
+    let Some(path) = &profile.metrics.textfile else { return };
+    let sets: Vec<BackupSet> = match repository.readable_sets() {
+        Ok((sets, _)) => sets.into_iter().map(|info| info.set).collect(),
+        Err(_) => outcome.set.iter().map(|(_, set)| set.clone()).collect(),
+    };
+    let complete = |set: &&BackupSet| set.profile == profile.name && set.status == Status::Complete;
+    let figures = RunFigures {
+        set: outcome.set.as_ref().map(|(_, set)| set),
+        last_complete: sets.iter().rev().find(complete),
+        profile: &profile.name,
+        exit_code: exit as u8,
+        ended: Timestamp::now(),
+    };
+    if let Err(error) = metrics::write(path, &figures) {
+        let subject = path.display().to_string();
+        context.monitor.notice(Notice { subject, message: crate::repo::chain(&error) });
+    }
+}

@@ -1,0 +1,62 @@
+//! `cairn platform resume`, `start` and `stop`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cli::args::platform::{StateArgs, StopArgs};
+use crate::cli::commands::Context;
+use crate::cli::commands::platform::{lock, profile, watch};
+use crate::cli::exit::{Exit, Usage};
+use crate::orchestrate::platform::backup::{Outcome, failures};
+use crate::orchestrate::platform::discover::Discovery;
+use crate::orchestrate::platform::plan::{Request, plan};
+use crate::orchestrate::platform::rest::Queues;
+use crate::orchestrate::platform::resume;
+
+pub fn resume(args: StateArgs, context: &Context<'_>) -> Result<Exit> {
+    let profile = profile::load(&args.profile.profile)?;
+    let (state, _lock) = lock(&profile, args.wait, context)?;
+    context.interrupts.undo_first();
+    let live = watch(context)?;
+    let resumed = resume::resume(&state, &profile, &live)?;
+    live.finish("");
+    match resumed {
+        None => {
+            context.output.summary("no run has left anything to be undone", json!({ "undone": 0 }))?;
+            Ok(Exit::Done)
+        }
+        Some(outcome) => tell(&outcome, "undone: everything is as it was before the run", context),
+    }
+}
+
+pub fn stop(args: StopArgs, context: &Context<'_>) -> Result<Exit> {
+    let profile = profile::load(&args.profile.profile)?;
+    // No file of the platform is looked at: nothing is captured.
+    let plan = plan(&profile, Discovery::default(), &Request::default()).map_err(|error| Usage(error.to_string()))?;
+    let (state, _lock) = lock(&profile, args.wait, context)?;
+    context.interrupts.undo_first();
+    let queues = Queues { drain_timeout: args.drain_timeout.map(Duration::from_secs), purge_into: None };
+    let live = watch(context)?;
+    let outcome = resume::stop(&state, &profile, &plan, queues, &live)?;
+    live.finish("");
+    tell(&outcome, "the platform is at rest; `cairn platform start` starts it again", context)
+}
+
+fn tell(outcome: &Outcome, well: &str, context: &Context<'_>) -> Result<Exit> {
+    let exit = match &outcome.error {
+        Some(error) if error.is_interrupted() && outcome.stuck.is_empty() => Exit::Interrupted,
+        None if outcome.stuck.is_empty() => Exit::Done,
+        _ => Exit::Failed,
+    };
+    for failure in failures(outcome) {
+        context.output.error(&failure, exit as u8);
+    }
+    let sentence = match exit {
+        Exit::Done => well,
+        _ => "not all was done; what is left is in the journal: run `cairn platform resume` when its cause is gone",
+    };
+    context.output.summary(sentence, json!({ "exit": exit as u8, "steps": outcome.steps }))?;
+    Ok(exit)
+}

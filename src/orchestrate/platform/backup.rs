@@ -1,0 +1,231 @@
+//! A backup of the platform: to rest, captured, up again, and published as the last write.
+//!
+//! Invariants: whatever ends a run, everything that it stopped is started again; what cannot be started stays in the
+//! journal, for `resume`. A set is published only when every service was told to start again, and names only snapshots
+//! that are there. Elements that were purged from queues are deleted only after the set that holds them is published.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::format::ObjectId;
+use crate::format::set::{self, BackupSet, Consistency, Status, StepRecord};
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::capture::{self, Scene};
+use crate::orchestrate::platform::executor::{Executor, Notes};
+use crate::orchestrate::platform::journal::Header;
+use crate::orchestrate::platform::plan::Plan;
+use crate::orchestrate::platform::profile::{Component, Profile};
+use crate::orchestrate::platform::rest::{Purged, Queues, bring_to_rest, patterns};
+use crate::orchestrate::platform::run::Run;
+use crate::orchestrate::platform::services::Census;
+use crate::orchestrate::platform::state::StateDir;
+use crate::orchestrate::platform::store::Store;
+use crate::orchestrate::platform::undo::undo;
+use crate::progress::{Monitor, Notice};
+use crate::repo::{RepoError, Repository, chain};
+use crate::source::elasticsearch::client::Level;
+use crate::source::elasticsearch::settings_file;
+use crate::source::neo4j::session::Session;
+use crate::source::{elasticsearch, redis};
+
+/// What a backup is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How long to wait for the queues, instead of what the profile says.
+    pub drain_timeout: Option<Duration>,
+    /// Whether what is left in queues is saved and deleted.
+    pub purge_queues: bool,
+    /// Whether `path.repo` of Elasticsearch may be edited.
+    pub configure_path_repo: bool,
+}
+
+/// What a backup needs.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    /// Where it goes.
+    pub repository: &'a Repository,
+    /// The platform.
+    pub profile: &'a Profile,
+    /// What is done.
+    pub plan: &'a Plan,
+    /// How.
+    pub options: Options,
+    /// Where the journal is; the caller holds its lock.
+    pub state: &'a StateDir,
+    /// Who hears of it.
+    pub monitor: &'a dyn Monitor,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The set, if one was published.
+    pub set: Option<(ObjectId, BackupSet)>,
+    /// What ended the run early; everything that could be undone is undone.
+    pub error: Option<OrchestrateError>,
+    /// What could not be undone or is not up again. What is left to do is in the journal.
+    pub stuck: Vec<OrchestrateError>,
+    /// What was done, in order.
+    pub steps: Vec<StepRecord>,
+}
+
+/// Runs a backup. An error is only that it could not begin; then nothing was changed.
+pub fn backup(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
+    crate::format::name::validate(&order.profile.name).map_err(RepoError::from)?;
+    let header = header("backup", order.profile);
+    let run = Run::begin(order.state, header, order.monitor)?;
+    let executor = Executor { profile: order.profile, plan: order.plan, run: &run, monitor: order.monitor };
+    let store = Store::new(order.repository, &order.profile.name);
+    let (set, error, stuck) = match attempt(order, &executor, &store) {
+        Ok(taken) => conclude(order, &executor, taken),
+        Err(error) => (None, Some(error), run.undo_all(&mut |due| undo(order.profile, due))),
+    };
+    let steps = run.finish()?;
+    Ok(Outcome { set, error, stuck, steps })
+}
+
+/// What the journal of a run begins with.
+pub fn header(operation: &str, profile: &Profile) -> Header {
+    Header { version: 1, operation: operation.to_owned(), time: Timestamp::now(), profile: profile.to_toml() }
+}
+
+/// What was captured.
+struct Taken {
+    census: Census,
+    purged: Option<Purged>,
+    time: Timestamp,
+    components: Vec<set::Component>,
+    warnings: Vec<String>,
+}
+
+fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Result<Taken, OrchestrateError> {
+    let stop = executor.stop();
+    let (profile, options) = (order.profile, order.options);
+    let mut units: Vec<&str> = if executor.is_full() { patterns(profile) } else { Vec::new() };
+    units.extend([profile.postgres.service.as_str(), profile.neo4j.service.as_str()]);
+    let census = executor.step("census", None, || {
+        let census = Census::take(profile, &units, &stop)?;
+        Ok((census.shown(), census))
+    })?;
+    let notes = Notes::new(order.monitor);
+    let purge_into = options.purge_queues.then_some(store);
+    let purged = match executor.is_full() {
+        true => {
+            let queues = Queues { drain_timeout: options.drain_timeout, purge_into };
+            bring_to_rest(executor, &census, queues, &notes)?
+        }
+        false => None,
+    };
+    let time = Timestamp::now();
+    let may_configure = options.configure_path_repo && executor.is_full();
+    let scene = Scene { executor: *executor, store, census: &census, purged: purged.as_ref(), may_configure };
+    let components = capture::all(&scene)?;
+    Ok(Taken { census, purged, time, components, warnings: notes.into_vec() })
+}
+
+type Concluded = (Option<(ObjectId, BackupSet)>, Option<OrchestrateError>, Vec<OrchestrateError>);
+
+/// Services up again, the set published, what was purged deleted.
+fn conclude(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> Concluded {
+    let run = executor.run;
+    let undoing = &mut |due: &_| undo(order.profile, due);
+    let mut stuck = run.close(undoing);
+    if executor.plans("prove-up")
+        && let Err(error) = executor.step("prove-up", None, || Ok((prove_up(order, &taken.census)?, ())))
+    {
+        stuck.push(error);
+    }
+    let (purged, set) = (taken.purged.clone(), set(order, executor, taken));
+    if set.status == Status::Failed {
+        let error = OrchestrateError::Unfit("nothing could be captured, so no backup set was published".to_owned());
+        stuck.extend(run.undo_all(undoing));
+        return (None, Some(error), stuck);
+    }
+    let published = executor.step("publish", None, || {
+        let id = order.repository.publish_set(&set)?;
+        Ok((format!("backup set {}", id.short()), id))
+    });
+    let id = match published {
+        Ok(id) => id,
+        Err(error) => {
+            stuck.extend(run.undo_all(undoing));
+            return (None, Some(error), stuck);
+        }
+    };
+    if let Err(error) = settle(order, executor, purged) {
+        stuck.push(error);
+        stuck.extend(run.undo_all(undoing));
+    }
+    (Some((id, set)), None, stuck)
+}
+
+fn prove_up(order: &Order<'_>, census: &Census) -> Result<String, OrchestrateError> {
+    let (profile, never) = (order.profile, || false);
+    let mut seen = census.prove_up(profile, &never)?;
+    if order.plan.components.contains(&Component::Elasticsearch) {
+        let settings = &profile.elasticsearch;
+        let client = elasticsearch::Client::new(settings)?;
+        let health = client.wait_for_health(Level::Yellow, settings.health_timeout(), &never)?;
+        seen += &format!(", Elasticsearch is {}", health.level);
+    }
+    if !census.ran(&profile.neo4j.service).is_empty() {
+        Session::wait(&profile.neo4j, profile.neo4j.start_timeout(), &never)?;
+        seen += ", Neo4j answers";
+    }
+    Ok(seen)
+}
+
+/// What was changed for good, now that the set holds what it replaced.
+fn settle(order: &Order<'_>, executor: &Executor<'_>, purged: Option<Purged>) -> Result<(), OrchestrateError> {
+    if let Some(purged) = purged {
+        redis::Client::connect(&order.profile.redis)?.drop_aside(&purged.saved)?;
+    }
+    executor.run.keep_changes()?;
+    let kept = capture::kept_settings(executor);
+    if let Err(error) = settings_file::keep(&kept) {
+        // The next edit says so again, and would be refused until it is gone.
+        executor.monitor.notice(Notice { subject: "elasticsearch".to_owned(), message: chain(&error) });
+    }
+    Ok(())
+}
+
+fn set(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> BackupSet {
+    let Taken { time, mut components, mut warnings, .. } = taken;
+    let all_are = |status: Status| components.iter().all(|component| component.status == status);
+    let status = match () {
+        () if all_are(Status::Complete) => Status::Complete,
+        () if all_are(Status::Failed) => Status::Failed,
+        () => Status::Partial,
+    };
+    let skipped = order.plan.skipped.iter().map(|(component, why)| set::Component {
+        name: component.name().to_owned(),
+        status: Status::Skipped,
+        parts: Vec::new(),
+        versions: Default::default(),
+        facts: None,
+        warnings: vec![why.clone()],
+        milliseconds: 0,
+    });
+    components.extend(skipped);
+    for due in executor.run.due().iter().filter(|due| due.undo.belongs_to_every_end()) {
+        warnings.push(format!("not undone: {}; run `cairn platform resume`", due.title));
+    }
+    BackupSet {
+        profile: order.profile.name.clone(),
+        host: order.repository.host().to_owned(),
+        time,
+        ended: Timestamp::now(),
+        consistency: if executor.is_full() { Consistency::OnePointInTime } else { Consistency::Online },
+        status,
+        components,
+        steps: executor.run.log(),
+        warnings,
+        program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// An outcome's failures in words, the first that matters first.
+pub fn failures(outcome: &Outcome) -> Vec<String> {
+    outcome.error.iter().chain(&outcome.stuck).map(|error| chain(error)).collect()
+}

@@ -1,0 +1,163 @@
+//! PostgreSQL by one of three methods: SQL, the files of a stopped cluster, or the files of a running one.
+
+use std::io::{Cursor, Read};
+
+use super::{Captured, Scene, unread};
+use crate::format::set::{Facts, PostgresFacts};
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::backup::TreeOptions;
+use crate::orchestrate::platform::executor::Notes;
+use crate::orchestrate::platform::rest::stop_pattern;
+use crate::orchestrate::platform::services::running;
+use crate::orchestrate::platform::store::Role;
+use crate::orchestrate::platform::undo::undo;
+use crate::source::SourceError;
+use crate::source::files::Patterns;
+use crate::source::postgres::{BaseBackup, Cluster, Dump, Method, at_rest, data_layout, facts};
+
+const STOP: &str = "stop-postgres";
+const STEP: &str = "capture-postgres";
+
+pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
+    match scene.executor.profile.postgres.method {
+        Method::Dump => dump(scene, notes),
+        Method::Files => files(scene, notes),
+        Method::Base => base(scene, notes),
+    }
+}
+
+fn captured(facts: PostgresFacts, version: Option<String>) -> Captured {
+    let mut captured = Captured { facts: Some(Facts::Postgres(facts)), ..Captured::default() };
+    captured.versions.extend(version.map(|version| ("postgresql".to_owned(), version)));
+    captured
+}
+
+fn version(scene: &Scene<'_>) -> Result<String, SourceError> {
+    Ok(Cluster::connect(&scene.executor.profile.postgres)?.version()?.text)
+}
+
+fn dump(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
+    let settings = &scene.executor.profile.postgres;
+    let stop = scene.executor.stop();
+    scene.executor.step(STEP, None, || {
+        let version = version(scene)?;
+        let dump = Dump::start(settings, &stop)?;
+        let omitted = dump.omitted().to_vec();
+        let (part, facts) = scene.store.stream(Role::DUMP, dump, Dump::finish, STEP, notes)?;
+        let seen = seen(&facts);
+        let mut captured = captured(facts, Some(version));
+        captured.parts.push(part);
+        let lacks = |name: &String| format!("the database {name} accepts no connections, so it is not in the dump");
+        // The one that is made so by every installation holds nothing.
+        captured.lacks.extend(omitted.iter().filter(|name| *name != "template0").map(lacks));
+        Ok((seen, captured))
+    })
+}
+
+fn seen(facts: &PostgresFacts) -> String {
+    let tables = facts.databases.iter().flat_map(|database| &database.tables);
+    let (count, rows) = tables.fold((0, 0u64), |(count, rows), table| (count + 1, rows.saturating_add(table.rows)));
+    format!("{} databases, {count} tables, {rows} rows", facts.databases.len())
+}
+
+fn files(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.postgres;
+    let stop = executor.stop();
+    // While it still runs, and nobody writes.
+    let counted = match running(executor.profile, &settings.service, &stop)?.is_empty() {
+        true => None,
+        false => Some((version(scene)?, facts(settings, Method::Files, &stop)?)),
+    };
+    let copied = stop_pattern(&executor, STOP, &settings.service, scene.census.ran(&settings.service))
+        .and_then(|()| copy(scene, counted, notes));
+    // At once: it was stopped for this alone. What fails is tried again at the end of the run, and told there.
+    executor.run.undo_step(STOP, &mut |due| undo(executor.profile, due));
+    copied
+}
+
+fn copy(
+    scene: &Scene<'_>,
+    counted: Option<(String, PostgresFacts)>,
+    notes: &Notes<'_>,
+) -> Result<Captured, OrchestrateError> {
+    let settings = &scene.executor.profile.postgres;
+    let stop = scene.executor.stop();
+    scene.executor.step(STEP, None, || {
+        let layout = data_layout(settings)?;
+        let before = at_rest(settings, &layout, &stop)?;
+        let tree = TreeOptions { roots: layout.roots(), ..TreeOptions::default() };
+        let (part, missed) = scene.store.tree(Role::FILES, tree, STEP, notes)?;
+        if at_rest(settings, &layout, &stop)? != before {
+            let server = settings.server();
+            let what = "it was started while its files were copied; nothing is taken from them".to_owned();
+            return Err(SourceError::Answer { server, what }.into());
+        }
+        let (version, databases) =
+            counted.map_or((None, Vec::new()), |(version, facts)| (Some(version), facts.databases));
+        if version.is_none() {
+            notes.tell("postgres", "it did not run, so its tables are not counted");
+        }
+        let facts = PostgresFacts {
+            method: Method::Files.name().to_owned(),
+            system_id: before.system_id,
+            timeline: before.timeline,
+            lsn: before.lsn,
+            databases,
+        };
+        let seen = format!("{}, at {}", seen(&facts), facts.lsn);
+        let mut captured = captured(facts, version);
+        captured.parts.push(part);
+        captured.lacks.extend(unread(missed));
+        Ok((seen, captured))
+    })
+}
+
+fn base(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.postgres;
+    let stop = executor.stop();
+    executor.step(STEP, None, || {
+        let version = version(scene)?;
+        let databases = match executor.is_full() {
+            true => facts(settings, Method::Base, &stop)?.databases,
+            false => {
+                notes.tell("postgres", "tables are not counted: they change while the platform works");
+                Vec::new()
+            }
+        };
+        let backup = BaseBackup::start(settings, &format!("cairn {}", executor.profile.name), &stop)?;
+        let facts = PostgresFacts { databases, ..backup.facts().clone() };
+        let roots = backup.roots()?;
+        let tree = TreeOptions {
+            changing: roots.clone(),
+            roots,
+            exclude: Patterns::new(backup.excludes()?.iter().map(String::as_bytes))?,
+            ..TreeOptions::default()
+        };
+        let (base, missed) = scene.store.tree(Role::BASE, tree, STEP, notes)?;
+        let end = backup.finish(&stop)?;
+        let log = TreeOptions { roots: end.segments.clone(), ..TreeOptions::default() };
+        let (wal, missed_log) = scene.store.tree(Role::WAL, log, STEP, notes)?;
+        if missed_log > 0 {
+            let what = "a part of its log could not be read, without which its files mean nothing".to_owned();
+            return Err(SourceError::Answer { server: settings.server(), what }.into());
+        }
+        let mut parts = vec![base, wal];
+        for (role, content) in [(Role::LABEL, &end.label), (Role::TABLESPACE_MAP, &end.tablespace_map)] {
+            if !content.is_empty() {
+                parts.push(scene.store.stream(role, Cursor::new(content), whole, STEP, notes)?.0);
+            }
+        }
+        let seen = format!("{}, from {} to {}", seen(&facts), end.start_lsn, end.stop_lsn);
+        let mut captured = captured(facts, Some(version));
+        captured.parts = parts;
+        captured.lacks.extend(unread(missed));
+        Ok((seen, captured))
+    })
+}
+
+/// What is in memory is whole.
+fn whole(_read: impl Read) -> Result<(), SourceError> {
+    Ok(())
+}

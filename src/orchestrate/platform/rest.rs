@@ -1,0 +1,231 @@
+//! Bringing the platform to rest: services stopped in the order of the guidelines, queues drained, nobody left.
+//!
+//! Invariants: nothing is stopped before its undoing is in the journal; no element of a queue is deleted here (a purge
+//! moves elements aside and stores them; they are dropped when the backup set is published); a PID file goes only when
+//! its process is dead.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::format::set::Part;
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::executor::{Executor, Notes};
+use crate::orchestrate::platform::journal::Undo;
+use crate::orchestrate::platform::profile::{Profile, Unit};
+use crate::orchestrate::platform::services::{Census, running, stop_units};
+use crate::orchestrate::platform::store::{Role, Store};
+use crate::source::SourceError;
+use crate::source::process::Process;
+use crate::source::process::pidfile::{self, PidState};
+use crate::source::process::table::Rules;
+use crate::source::process::terminate::{Ending, terminate};
+use crate::source::redis::aside::aside;
+use crate::source::redis::encoding::Saved;
+use crate::source::redis::{self, Drain};
+use crate::source::systemd::Systemd;
+use crate::source::wait::pause;
+
+/// How long the last look waits for processes that are just about to end.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
+/// What becomes of queues that are not empty.
+#[derive(Clone, Copy)]
+pub struct Queues<'a> {
+    /// How long to wait, instead of what the profile says.
+    pub drain_timeout: Option<Duration>,
+    /// Where elements are saved that are to be purged; `None` if a queue that does not drain is a failure.
+    pub purge_into: Option<&'a Store<'a>>,
+}
+
+/// Elements that were taken out of queues.
+#[derive(Clone, Debug)]
+pub struct Purged {
+    /// The snapshot that holds them.
+    pub part: Part,
+    /// What was stored of each key, by which it is dropped in the end.
+    pub saved: Vec<Saved>,
+}
+
+impl Purged {
+    /// Elements by key.
+    pub fn elements(&self) -> BTreeMap<String, u64> {
+        self.saved.iter().filter(|saved| saved.elements > 0).map(|saved| (saved.key.clone(), saved.elements)).collect()
+    }
+}
+
+/// The names and globs of all units that a full stop concerns.
+pub fn patterns(profile: &Profile) -> Vec<&str> {
+    let services = &profile.services;
+    services.first.iter().chain(&services.workers).chain(&services.others).map(Unit::as_str).collect()
+}
+
+/// Brings the platform to rest.
+pub fn bring_to_rest(
+    executor: &Executor<'_>,
+    census: &Census,
+    queues: Queues<'_>,
+    notes: &Notes<'_>,
+) -> Result<Option<Purged>, OrchestrateError> {
+    let services = &executor.profile.services;
+    stop_all(executor, census, "stop-first", &services.first)?;
+    drain(executor, queues)?;
+    let purged = match queues.purge_into {
+        Some(store) => purge(executor, store, notes)?,
+        None => None,
+    };
+    stop_all(executor, census, "stop-workers", &services.workers)?;
+    stop_all(executor, census, "stop-others", &services.others)?;
+    leftovers(executor, notes)?;
+    last_look(executor)?;
+    Ok(purged)
+}
+
+fn stop_all(executor: &Executor<'_>, census: &Census, id: &str, patterns: &[Unit]) -> Result<(), OrchestrateError> {
+    for pattern in patterns {
+        let pattern = pattern.as_str();
+        stop_pattern(executor, &format!("{id}:{pattern}"), pattern, census.ran(pattern))?;
+    }
+    Ok(())
+}
+
+/// Stops what a name or glob stands for. It will be started again if it ran at the census, or runs now.
+pub fn stop_pattern(
+    executor: &Executor<'_>,
+    id: &str,
+    pattern: &str,
+    ran: impl IntoIterator<Item = String>,
+) -> Result<(), OrchestrateError> {
+    let stop = executor.stop();
+    let now = running(executor.profile, pattern, &stop)?;
+    let mut again: Vec<String> = now.iter().cloned().chain(ran).collect();
+    again.sort();
+    again.dedup();
+    again.reverse();
+    let undo = (!again.is_empty()).then_some(Undo::StartUnits { units: again });
+    let now = Vec::from_iter(now);
+    executor.step(id, undo, || {
+        let seen = stop_units(executor.profile, &now, &stop)?;
+        Ok((if now.is_empty() { "nothing of it ran".to_owned() } else { seen }, ()))
+    })
+}
+
+fn drain(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateError> {
+    let settings = &executor.profile.redis;
+    let limit = queues.drain_timeout.unwrap_or(Duration::from_secs(settings.drain_timeout_seconds));
+    let mut waited = settings.queues.clone();
+    if queues.purge_into.is_none() {
+        // Who consumes these is stopped already, as the guidelines have it: they are empty now, or purged, or in the way.
+        waited.extend(settings.ingestion_queues.iter().cloned());
+    }
+    executor.step("drain-queues", None, || {
+        let mut client = redis::Client::connect(settings)?;
+        let (mut first, stop) = (None, executor.stop());
+        let drain = Drain { queues: &waited, unacked: true, limit };
+        let drained = client.wait_drained(drain, &stop, &mut |left| {
+            let left = in_words(left);
+            executor.tell_item("drain-queues", &format!("waiting: {left}"));
+            first.get_or_insert(left);
+        });
+        match drained {
+            Ok(()) => Ok((format!("all empty; at first {}", first.unwrap_or_default()), ())),
+            Err(error @ SourceError::Timeout { .. }) if queues.purge_into.is_some() => {
+                Ok((format!("not all empty, and to be purged: {error}"), ()))
+            }
+            Err(error @ SourceError::Timeout { .. }) => Err(OrchestrateError::Unfit(format!(
+                "{error}; wait longer (--drain-timeout), see what holds the workers, or let --purge-queues save and \
+                 delete what is left"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+fn in_words(left: &BTreeMap<String, u64>) -> String {
+    let some: Vec<String> =
+        left.iter().filter(|(_, length)| **length > 0).map(|(name, length)| format!("{name}: {length}")).collect();
+    if some.is_empty() { "nothing in any queue".to_owned() } else { some.join(", ") }
+}
+
+fn purge(executor: &Executor<'_>, store: &Store<'_>, notes: &Notes<'_>) -> Result<Option<Purged>, OrchestrateError> {
+    let settings = &executor.profile.redis;
+    let mut client = redis::Client::connect(settings)?;
+    let queues: Vec<String> = settings.queues.iter().chain(&settings.ingestion_queues).cloned().collect();
+    let left = client.lengths(&queues)?;
+    let keys: Vec<String> =
+        left.iter().filter(|(_, length)| **length > 0).flat_map(|(queue, _)| settings.keys(queue)).collect();
+    let undo = Undo::MergeQueues { queues: keys.iter().map(|key| (key.clone(), aside(key))).collect() };
+    let undo = (!keys.is_empty()).then_some(undo);
+    executor.step("purge-queues", undo, || {
+        if keys.is_empty() {
+            return Ok(("nothing in any queue".to_owned(), None));
+        }
+        client.set_aside(&keys)?;
+        let reader = client.read_aside(&keys)?;
+        let whole = |reader: redis::read::QueueReader| reader.saved().map(<[Saved]>::to_vec).ok_or_else(cut);
+        let (part, saved) = store.stream(Role::PURGED, reader, whole, "purge-queues", notes)?;
+        let purged = Purged { part, saved };
+        Ok((format!("saved: {}; deleted when the set is published", in_words(&purged.elements())), Some(purged)))
+    })
+}
+
+fn cut() -> SourceError {
+    SourceError::Answer { server: "redis".to_owned(), what: "the queues were not read to their end".to_owned() }
+}
+
+fn leftovers(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(), OrchestrateError> {
+    let settings = &executor.profile.processes;
+    executor.step("leftovers", None, || {
+        let (rules, stop) = (Rules::new(&settings.rules)?, executor.stop());
+        let mut seen = Vec::new();
+        for (process, rule) in rules.find()? {
+            let mut told = |process: &Process, signal| {
+                executor.tell_item("leftovers", &format!("{} gets {signal:?}", process.shown()));
+            };
+            let ending = match terminate(process.id, settings.patience(), &stop, &mut told)? {
+                Ending::Gone => "had ended",
+                Ending::Terminated => "ended when it was asked to",
+                Ending::Killed => "did not end when it was asked to, and was killed",
+            };
+            let line = format!("{} (rule {rule}) {ending}", process.shown());
+            notes.tell("leftover process", line.clone());
+            seen.push(line);
+        }
+        for file in pidfile::find(&settings.pid_files, &rules)? {
+            let path = file.path.display();
+            let line = match &file.state {
+                PidState::Stale(pid) if file.remove_stale()? => format!("{path} removed: no process {pid}"),
+                PidState::Absent => continue,
+                PidState::Stale(_) => format!("{path} changed while it was looked at, and stays"),
+                PidState::Alive(process) => {
+                    return Err(OrchestrateError::Unfit(format!("{path} is of {}, which runs", process.shown())));
+                }
+                PidState::Foreign(process) => format!("{path} stays: its number is that of {}", process.shown()),
+                PidState::Unusable(why) => format!("{path} stays: {why}"),
+            };
+            notes.tell("PID file", line.clone());
+            seen.push(line);
+        }
+        Ok((if seen.is_empty() { "none".to_owned() } else { seen.join("; ") }, ()))
+    })
+}
+
+fn last_look(executor: &Executor<'_>) -> Result<(), OrchestrateError> {
+    executor.step("last-look", None, || {
+        let (rules, stop) = (Rules::new(&executor.profile.processes.rules)?, executor.stop());
+        let systemd = Systemd::new(&executor.profile.systemd);
+        let mut left = Vec::new();
+        for _ in 0..LAST_LOOK.as_secs().max(1) {
+            left = rules.find()?.iter().map(|(process, _)| process.shown()).collect();
+            for pattern in patterns(executor.profile) {
+                for unit in running(executor.profile, pattern, &stop)? {
+                    left.push(systemd.state(&unit, &stop)?.shown());
+                }
+            }
+            if left.is_empty() {
+                return Ok(("nothing of the platform runs".to_owned(), ()));
+            }
+            pause(Duration::from_secs(1), &stop)?;
+        }
+        Err(OrchestrateError::Unfit(format!("the platform is not at rest: {}", left.join("; "))))
+    })
+}

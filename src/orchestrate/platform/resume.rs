@@ -1,0 +1,66 @@
+//! Starting again what an earlier run has left stopped; and stopping on purpose, to be started again the same way.
+
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::backup::{Outcome, header};
+use crate::orchestrate::platform::executor::{Executor, Notes};
+use crate::orchestrate::platform::journal::Found;
+use crate::orchestrate::platform::plan::Plan;
+use crate::orchestrate::platform::profile::{self, Profile};
+use crate::orchestrate::platform::rest::{Queues, bring_to_rest, patterns};
+use crate::orchestrate::platform::run::Run;
+use crate::orchestrate::platform::services::Census;
+use crate::orchestrate::platform::state::StateDir;
+use crate::orchestrate::platform::undo::undo;
+use crate::progress::{Monitor, Notice};
+
+/// Undoes what the journal in this directory says is due; `None` if there is nothing. The caller holds the lock.
+///
+/// The profile is the one that the run was made with, from the journal; `fallback` is for a journal whose first line is
+/// damaged.
+pub fn resume(
+    state: &StateDir,
+    fallback: &Profile,
+    monitor: &dyn Monitor,
+) -> Result<Option<Outcome>, OrchestrateError> {
+    let Some(found) = Found::read(state)? else { return Ok(None) };
+    if found.damaged > 0 {
+        let subject = crate::format::codec::escape_path(&state.journal());
+        let message =
+            format!("{} lines are damaged: what they name is not known; see whether every service runs", found.damaged);
+        monitor.notice(Notice { subject, message });
+    }
+    let recorded = found.header.as_ref().map(|header| profile::parse("journal", header.profile.as_bytes()));
+    let profile = match recorded {
+        Some(Ok(profile)) => profile,
+        // What services are called is in the entries; how they are reached is most probably the same.
+        Some(Err(_)) | None => fallback.clone(),
+    };
+    let run = Run::resume(state, &found, monitor)?;
+    let stuck = run.undo_all(&mut |due| undo(&profile, due));
+    Ok(Some(Outcome { set: None, error: None, stuck, steps: run.finish()? }))
+}
+
+/// Brings the platform to rest and leaves it so; `resume` starts it again. A failure undoes what was done.
+pub fn stop(
+    state: &StateDir,
+    profile: &Profile,
+    plan: &Plan,
+    queues: Queues<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Outcome, OrchestrateError> {
+    let run = Run::begin(state, header("stop", profile), monitor)?;
+    let executor = Executor { profile, plan, run: &run, monitor };
+    let (error, stuck) = match rest(&executor, queues) {
+        Ok(()) => (None, Vec::new()),
+        Err(error) => (Some(error), run.undo_all(&mut |due| undo(profile, due))),
+    };
+    Ok(Outcome { set: None, error, stuck, steps: run.finish()? })
+}
+
+fn rest(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateError> {
+    let census = executor.step("census", None, || {
+        let census = Census::take(executor.profile, &patterns(executor.profile), &executor.stop())?;
+        Ok((census.shown(), census))
+    })?;
+    bring_to_rest(executor, &census, queues, &Notes::new(executor.monitor)).map(drop)
+}

@@ -1,0 +1,75 @@
+//! Undoing what a run changed.
+//!
+//! Invariant: every undoing asks how things are before it changes them, so it can be done twice, and by `resume` on a
+//! machine that has just booted: a server that does not answer yet is waited for. Nobody interrupts it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::journal::Undo;
+use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::services::{start_units, stop_units};
+use crate::source::SourceError;
+use crate::source::elasticsearch::client::Level;
+use crate::source::elasticsearch::repository::Access;
+use crate::source::elasticsearch::{self, settings_file};
+use crate::source::redis;
+use crate::source::wait::pause;
+
+/// How often a server that does not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Undoes something; what was seen.
+pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> {
+    match undo {
+        Undo::StartUnits { units } => start_units(profile, units, &never),
+        Undo::MergeQueues { queues } => put_back(profile, queues),
+        Undo::RestoreFile { path, copy, unit } => restore_file(profile, Path::new(path), Path::new(copy), unit),
+        Undo::MakeRepositoryWritable => {
+            let client = elasticsearch::Client::new(&profile.elasticsearch)?;
+            client.wait_for_health(Level::Red, profile.elasticsearch.health_timeout(), &never)?;
+            let changed = client.wait_for_access(Access::Writable, &never)?;
+            Ok(if changed { "it is writable again" } else { "it was writable" }.to_owned())
+        }
+    }
+}
+
+fn never() -> bool {
+    false
+}
+
+fn put_back(profile: &Profile, queues: &[(String, String)]) -> Result<String, OrchestrateError> {
+    let keys: Vec<String> = queues.iter().map(|(key, _)| key.clone()).collect();
+    let limit = profile.services.health.timeout_seconds.duration();
+    let mut client = patiently(limit, || redis::Client::connect(&profile.redis))?;
+    let aside = client.set_aside_already(&keys)?;
+    client.put_back(&keys)?;
+    let elements: u64 = aside.values().sum();
+    Ok(format!("{elements} elements are back in {} queues", aside.len()))
+}
+
+/// The file as it was, and the server that reads it started anew unless it runs with that already.
+fn restore_file(profile: &Profile, path: &Path, copy: &Path, unit: &str) -> Result<String, OrchestrateError> {
+    let settings = &profile.elasticsearch;
+    let changed = settings_file::undo(path, &settings.location.to_string_lossy(), copy)?;
+    let client = elasticsearch::Client::new(settings)?;
+    let without = client.nodes_without_location().is_ok_and(|nodes| !nodes.is_empty());
+    let units = [unit.to_owned()];
+    if !without {
+        stop_units(profile, &units, &never)?;
+    }
+    start_units(profile, &units, &never)?;
+    Ok(if changed { "the file is as it was" } else { "the file was as before" }.to_owned())
+}
+
+/// Tries for as long as a server does not answer.
+fn patiently<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(SourceError::Server { .. }) if started.elapsed() < limit => pause(AGAIN, &never)?,
+            result => return result,
+        }
+    }
+}
