@@ -52,11 +52,13 @@ pub struct View {
     drawn: Drawn,
     status: String,
     status_at: Option<Instant>,
+    stopping: bool,
 }
 
 impl View {
     pub fn new(setup: Setup, steps: Arc<Mutex<Steps>>, stop: Arc<StopFlag>) -> Self {
-        View { setup, steps, stop, drawn: Drawn::default(), status: String::new(), status_at: None }
+        let (drawn, status) = (Drawn::default(), String::new());
+        View { setup, steps, stop, drawn, status, status_at: None, stopping: false }
     }
 
     /// Writes until the end is told.
@@ -154,6 +156,10 @@ impl View {
 
     /// Shows how far everything is, each at its pace.
     fn tick(&mut self) {
+        if self.stop.is_set() && !self.stopping {
+            self.stopping = true;
+            self.confirm_stop();
+        }
         self.redraw(&[]);
         let now = Instant::now();
         if self.setup.output.json {
@@ -162,6 +168,16 @@ impl View {
             self.log_long_steps(now);
         }
         self.tell_manager(now);
+    }
+
+    /// Says that the wish to stop was heard: it can take a while until something else is seen of it.
+    fn confirm_stop(&mut self) {
+        let text = "stopping: the run ends at the next safe point, and what it changed is undone";
+        if self.setup.screen.is_some() {
+            self.redraw(&[text.to_owned()]);
+        } else {
+            self.say(Timestamp::now(), Priority::Notice, text, &[]);
+        }
     }
 
     fn tell_work(&mut self, now: Instant) {

@@ -4,6 +4,7 @@
 mod programs;
 
 use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use cairn::cli::live::{Live, Pace, Setup};
 use cairn::cli::render::Output;
 use cairn::progress::{Monitor, Notice, Phase, StepEvent, StepState, StepWork, StopFlag, WithinStep};
 
-use crate::support::pty::wait_until;
+use crate::support::pty::{Terminal, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -289,6 +290,82 @@ fn nothing_is_written_after_the_end_and_ending_twice_is_one_end() {
     shown.live.finish("");
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(shown.messages.text().len(), written);
+}
+
+#[test]
+fn a_wish_to_stop_is_confirmed_once() {
+    for on_screen in [true, false] {
+        let shown = if on_screen { Shown::on_screen(100, 30, true) } else { Shown::with(|_| {}) };
+        two_components(&shown);
+        shown.stop.shared().store(true, std::sync::atomic::Ordering::SeqCst);
+        let text = "stopping: the run ends at the next safe point, and what it changed is undone";
+        shown.wait_for(text);
+        std::thread::sleep(Duration::from_millis(100));
+        shown.live.finish("");
+        assert_eq!(shown.messages.text().matches(text).count(), 1, "{}", shown.messages.text());
+        assert!(!on_screen || shown.screen(100, 30) == [text], "{:?}", shown.screen(100, 30));
+    }
+}
+
+/// Set in the program that is this test's binary on a terminal of its own; `json` and `quiet` are what they say.
+const INSIDE: &str = "CAIRN_TEST_VIEW";
+
+/// A program that shows a made-up run on its own streams.
+#[test]
+fn the_program_on_a_terminal() {
+    let Ok(how) = std::env::var(INSIDE) else { return };
+    let output = Output { json: how == "json", quiet: how == "quiet" };
+    let live = Live::new(output, Arc::new(StopFlag::default()), None).unwrap();
+    for (step, state) in [("a", StepState::Running), ("b", StepState::Running), ("b", StepState::Failed)] {
+        live.step(&StepEvent { step, title: "A step with a title of some length", state, detail: "" });
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    live.finish("");
+}
+
+/// What that program shows with this environment on a terminal of sixty columns, and what it prints.
+fn program(how: &str, environment: &[(&str, &str)]) -> (String, String) {
+    let terminal = Terminal::open();
+    terminal.resize(60, 24);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "cli::live::the_program_on_a_terminal", "--nocapture"]);
+    command.env_clear().env(INSIDE, how).envs(environment.iter().copied()).stdin(Stdio::null());
+    let output = command.stderr(terminal.stream()).output().unwrap();
+    assert!(output.status.success(), "{}", terminal.shown());
+    terminal.say(" the end ");
+    terminal.wait_for(" the end ");
+    let shown = terminal.shown().replace("\r\n", "\n").replace(" the end ", "");
+    (shown, String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_terminal_and_the_environment_say_what_is_drawn() {
+    let utf8 = ("LC_ALL", "C.UTF-8");
+    let (shown, printed) = program("", &[("TERM", "xterm"), utf8]);
+    assert!(shown.contains("\x1b[31m\u{2717} failed:\x1b[0m A step") && shown.contains("\x1b[2A\x1b[J"), "{shown:?}");
+    assert_eq!(screen(&shown, 60, 24), ["\u{2717} failed: A step with a title of some length  0.3 s"], "{shown:?}");
+    let running: Vec<&str> = shown.lines().filter(|line| line.contains('\u{280b}')).collect();
+    assert!(!running.is_empty(), "{shown:?}");
+    for line in running {
+        let drawn = line.rsplit("\x1b[J").next().unwrap();
+        assert_eq!(drawn.chars().count(), 59, "all columns but the last: {drawn:?}");
+    }
+    assert!(!printed.contains("A step"), "{printed}");
+    let (shown, _) = program("", &[("TERM", "xterm"), ("NO_COLOR", "1"), ("LANG", "C")]);
+    assert!(shown.is_ascii() && !shown.contains("\x1b[3"), "{shown:?}");
+    assert_eq!(screen(&shown, 60, 24), ["failed: A step with a title of some length  0.3 s"], "{shown:?}");
+    for environment in [&[("TERM", "dumb"), utf8][..], &[utf8]] {
+        let (shown, _) = program("", environment);
+        assert!(
+            shown.lines().count() == 3 && !shown.contains('\x1b') && shown.contains("Z running a  A step"),
+            "{shown:?}"
+        );
+    }
+    let (shown, _) = program("quiet", &[("TERM", "xterm"), utf8]);
+    assert!(shown.lines().count() == 1 && shown.contains("failed  b"), "{shown:?}");
+    let (shown, printed) = program("json", &[("TERM", "xterm"), utf8]);
+    let steps = printed.lines().filter(|line| line.contains("\"type\":\"step\"")).count();
+    assert_eq!((steps, shown.as_str()), (3, ""), "{printed}");
 }
 
 /// A stream whose reader does not read until it is told to.

@@ -22,7 +22,6 @@ impl Terminal {
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let shown = Arc::new(Mutex::new(Vec::new()));
         let master = File::from(master);
         let (mut reader, kept) = (master.try_clone().unwrap(), shown.clone());
@@ -33,7 +32,13 @@ impl Terminal {
                 kept.lock().unwrap().extend_from_slice(&part[..read]);
             }
         });
-        Terminal { master, slave, shown }
+        let terminal = Terminal { master, slave, shown };
+        terminal.resize(120, 24);
+        terminal
+    }
+
+    pub fn resize(&self, columns: u16, rows: u16) {
+        tcsetwinsize(&self.slave, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     }
 
     /// This terminal as a stream of a program.
