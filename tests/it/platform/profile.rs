@@ -257,6 +257,24 @@ fn errors_name_file_line_key_and_what_was_expected() {
     assert!(built_in("eclecticiq").is_none());
 }
 
+#[test]
+fn seconds_that_would_overflow_a_driver_are_refused_where_they_stand() {
+    let with = |text: &str| format!("extends = \"eclecticiq-centos\"\n{text}");
+    refused(
+        &with("[elasticsearch]\nrequest-timeout-seconds = 9223372036854775807\n"),
+        &["lab.toml:3:27: `elasticsearch.request-timeout-seconds`", "not between 0 and 604800 seconds (a week)"],
+    );
+    refused(&with("redis.drain-timeout-seconds = 604_801\n"), &["lab.toml:2:31: `redis.drain-timeout-seconds`"]);
+    refused(
+        &with("postgres = { query-timeout-seconds = 0xffffffffffff }\n"),
+        &["lab.toml:2:38", "query-timeout-seconds"],
+    );
+    refused(&with("[systemd]\nsettle-seconds = -1\n"), &["lab.toml:3:18: `systemd.settle-seconds`"]);
+    let allowed = parse("lab.toml", with("[systemd]\nsettle-seconds = 0\nstop-timeout-seconds = 604_800\n").as_bytes());
+    let systemd = allowed.unwrap().systemd;
+    assert_eq!((systemd.settle_seconds, systemd.stop_timeout_seconds), (0, 604_800));
+}
+
 /// Changes a few bytes of the built-in profile's text.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let text = BUILT_IN[0].1.as_bytes();

@@ -14,6 +14,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::format::FormatError;
 use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::profile::value::MAX_SECONDS;
 
 /// A profile is at most this many bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -23,6 +24,8 @@ pub const BUILT_IN: [(&str, &str); 1] = [("eclecticiq-centos", include_str!("../
 pub(super) const ALONE: &str = "none";
 /// Ends a key whose array is added to another.
 const ADD: &str = "-add";
+/// Ends a key whose value is a time limit.
+const SECONDS: &str = "-seconds";
 
 /// A profile that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +138,28 @@ impl<'t> Document<'t> {
             );
             return Err(ProfileError::File { file: self.file.to_owned(), why });
         }
+        self.bound_seconds(for_keys.get_ref(), "")?;
         Ok(alone)
+    }
+
+    /// Refuses a number of seconds that nobody can mean. Drivers add to such numbers and double them, so one near the
+    /// end of its type would end the program in the middle of a run.
+    fn bound_seconds(&self, table: &DeTable<'t>, above: &str) -> Result<(), ProfileError> {
+        for (key, value) in table {
+            let path = format!("{above}{}", key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.bound_seconds(inner, &format!("{path}."))?,
+                DeValue::Integer(number) if path.ends_with(SECONDS) => {
+                    let seconds = u64::from_str_radix(number.as_str(), number.radix());
+                    if !seconds.is_ok_and(|seconds| seconds <= MAX_SECONDS) {
+                        let why = format!("{number} is not between 0 and {MAX_SECONDS} seconds (a week)");
+                        return Err(self.at(Some(value.span()), path, why));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn fold_additions(&self, table: &mut DeTable<'t>, above: &str) -> Result<(), ProfileError> {

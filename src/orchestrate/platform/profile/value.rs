@@ -14,7 +14,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 /// A text of a profile is at most this many bytes.
 const MAX_TEXT: usize = 4096;
 /// A time limit is at most a week.
-const MAX_SECONDS: u64 = 7 * 24 * 3600;
+pub(super) const MAX_SECONDS: u64 = 7 * 24 * 3600;
 
 /// A text that is checked when it is read.
 trait Checked: Sized {
