@@ -81,6 +81,11 @@ fn a_directory_copied_while_read_only_brings_back_every_document() {
         client.indices().unwrap().into_iter().map(|index| (index.name, index.documents)).collect();
     assert_eq!(listed.get(".meta"), Some(&Some(2)), "hidden indices are listed, too: {listed:?}");
 
+    let stored = client.stored_bytes().unwrap();
+    let one = ElasticsearchSettings { indices: vec!["stix*".to_owned()], ..server.settings() };
+    let one = Client::new(&one).unwrap().stored_bytes().unwrap();
+    assert!(0 < one && one < stored, "{one} of {stored}");
+
     assert!(client.nodes_without_location().unwrap().is_empty());
     assert!(!client.is_registered().unwrap());
     assert!(create_location(&server.location(), &server.settings().owner).unwrap());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cairn::source::SourceError;
 use cairn::source::neo4j::Neo4jSettings;
-use cairn::source::neo4j::facts::compare;
+use cairn::source::neo4j::facts::{Transaction, compare};
 use cairn::source::neo4j::session::Session;
 use cairn::source::neo4j::store::{Layout, store_lock_is_held, store_paths, store_use};
 use neo4j::session::SessionConfig;
@@ -98,10 +98,13 @@ fn who_works_on_the_graph_is_seen_and_a_silent_server_does_not_hang_a_run() {
             result.unwrap();
         });
         is_open.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(2100));
         let activity = session.activity(&never).unwrap();
         close.send(()).unwrap();
         assert!(!activity.is_quiet());
-        assert!(activity.transactions.iter().any(|transaction| transaction.database == "neo4j"), "{activity:?}");
+        let old = |running: Duration| running >= Duration::from_secs(2);
+        let open = |found: &Transaction| found.database == "neo4j" && old(found.running);
+        assert!(activity.transactions.iter().any(open), "{activity:?}");
         assert!(!activity.connections.is_empty(), "{activity:?}");
     });
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cairn::source::SourceError;
-use cairn::source::process::machine::{connections, free_space, logins};
+use cairn::source::process::machine::{bytes_beneath, connections, free_space, logins};
 use cairn::source::process::pidfile::{PidFile, PidState, find};
 use cairn::source::process::table::Rules;
 use cairn::source::process::terminate::{Ending, Patience, terminate};
@@ -188,7 +188,7 @@ fn connections_to_a_port_are_seen() {
         assert_eq!(count().count, 0, "listening is no connection");
         let clients = [TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap()];
         let seen = count();
-        assert_eq!(seen.count, 2);
+        assert_eq!((seen.count, seen.from_here, seen.remote.len()), (2, 2, 0), "both ends are here");
         assert!(clients.iter().all(|client| seen.peers.contains(&client.local_addr().unwrap())), "{seen:?}");
     }
 }
@@ -205,6 +205,16 @@ fn logins_and_free_space_are_told() {
     assert!(here.bytes > 0 && here.bytes < here.total);
     let absent = free_space(&Path::new(env!("CARGO_MANIFEST_DIR")).join("no/such/directory")).unwrap();
     assert_eq!((absent.device, absent.directory.as_path()), (here.device, Path::new(env!("CARGO_MANIFEST_DIR"))));
+
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("below")).unwrap();
+    std::fs::write(directory.path().join("below/a"), [0; 1000]).unwrap();
+    std::fs::write(directory.path().join("b"), [0; 24]).unwrap();
+    std::os::unix::fs::symlink("/usr", directory.path().join("link")).unwrap();
+    let link = "/usr".len() as u64;
+    assert_eq!(bytes_beneath(directory.path(), &|| false).unwrap(), 1024 + link, "a link is not followed");
+    assert_eq!(bytes_beneath(&directory.path().join("nowhere"), &|| false).unwrap(), 0);
+    assert!(matches!(bytes_beneath(directory.path(), &|| true), Err(SourceError::Interrupted)));
 }
 
 #[test]

@@ -256,6 +256,22 @@ impl Client {
         Ok(indices)
     }
 
+    /// Bytes of the primary shards of what a snapshot would hold: the most that it can write.
+    pub fn stored_bytes(&self) -> Result<u64, SourceError> {
+        let indices = match self.settings.indices.is_empty() {
+            true => "_all".to_owned(),
+            false => self.settings.indices.join(","),
+        };
+        let query = [("expand_wildcards", "all"), ("filter_path", "_shards.total,_all.primaries.store.size_in_bytes")];
+        let path = [indices.as_str(), "_stats", "store"];
+        let answer = self.ask(&Call::get(&path).query(&query))?;
+        // A server without indices counts nothing.
+        match answer.pointer("/_shards/total").and_then(Value::as_u64) {
+            Some(0) => Ok(0),
+            _ => self.number(&answer, "/_all/primaries/store/size_in_bytes"),
+        }
+    }
+
     /// What the server says to a request that must not be refused.
     pub(super) fn ask(&self, call: &Call<'_>) -> Result<Value, SourceError> {
         match self.send(call)? {

@@ -3,6 +3,8 @@
 //! Neo4j keeps the numbers of nodes, relationships and nodes of each label, and answers these questions from there: they
 //! cost nothing, however large the graph is.
 
+use std::time::Duration;
+
 use neo4j::ValueReceive;
 
 use super::session::{Row, SYSTEM, Session};
@@ -27,6 +29,8 @@ pub struct Transaction {
     pub user: String,
     /// From where.
     pub client: String,
+    /// For how long it has run.
+    pub running: Duration,
 }
 
 /// A client that is connected.
@@ -80,13 +84,14 @@ impl Session {
 
     /// What goes on, besides this question.
     pub fn activity(&self, stop: &dyn Fn() -> bool) -> Result<Activity, SourceError> {
-        let query = "SHOW TRANSACTIONS YIELD database, currentQuery, username, clientAddress";
+        let query = "SHOW TRANSACTIONS YIELD database, currentQuery, username, clientAddress, elapsedTime";
         let shown = self.ask(Some(SYSTEM), query, stop)?;
         let transactions = shown.iter().filter(|row| field(row, 1) != query).map(|row| Transaction {
             database: field(row, 0),
             query: field(row, 1).chars().take(MAX_QUERY).collect(),
             user: field(row, 2),
             client: field(row, 3),
+            running: elapsed(row, 4),
         });
         let transactions = transactions.collect();
         let query = "CALL dbms.listConnections() YIELD username, userAgent, clientAddress \
@@ -124,6 +129,12 @@ pub fn compare(recorded: &Neo4jFacts, found: &Neo4jFacts) -> Vec<String> {
 /// A text of a record for people; empty where there is none.
 fn field(row: &Row, column: usize) -> String {
     row.get(column).and_then(ValueReceive::as_string).cloned().unwrap_or_default()
+}
+
+/// A duration of a record; none at all where there is no such value. The server counts a transaction's in seconds.
+fn elapsed(row: &Row, column: usize) -> Duration {
+    let seconds = row.get(column).and_then(ValueReceive::as_duration).map(|duration| duration.seconds());
+    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default())
 }
 
 /// A label as Cypher takes it. It reads `\uXXXX` before anything else, so a backslash is spelled like that, too.

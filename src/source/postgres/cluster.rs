@@ -71,6 +71,8 @@ pub struct Session {
     pub state: String,
     /// For how long it has been so.
     pub since: Duration,
+    /// For how long its transaction has run, or as `since` if it is in none.
+    pub transaction: Duration,
 }
 
 /// What others do on the server.
@@ -159,11 +161,18 @@ impl Cluster {
         Ok(Version { major: self.number(&row, 0)?, text: self.text(&row, 1)? })
     }
 
+    /// Whether our role is a superuser: others see neither all sessions nor all data.
+    pub fn is_superuser(&self) -> Result<bool, SourceError> {
+        let row = self.one("ask for our rights", "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")?;
+        self.value(&row, 0)
+    }
+
     /// What others do on it just now.
     pub fn activity(&self) -> Result<Activity, SourceError> {
         let sql = "SELECT pid, coalesce(datname, '')::text, coalesce(usename, '')::text, \
                    coalesce(application_name, ''), coalesce(state, ''), \
-                   greatest(0, coalesce(extract(epoch FROM clock_timestamp() - state_change), 0))::int8 \
+                   greatest(0, coalesce(extract(epoch FROM clock_timestamp() - state_change), 0))::int8, \
+                   greatest(0, coalesce(extract(epoch FROM clock_timestamp() - least(xact_start, state_change)), 0))::int8 \
                    FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid";
         let mut activity = Activity::default();
         for row in self.rows("list its sessions", sql, &[])? {
@@ -177,6 +186,7 @@ impl Cluster {
                     application: self.text(&row, 3)?,
                     state,
                     since: Duration::from_secs(self.count(&row, 5)?),
+                    transaction: Duration::from_secs(self.count(&row, 6)?),
                 });
             }
         }

@@ -1,4 +1,4 @@
-//! What this machine says: established connections, logins, free space.
+//! What this machine says: established connections, logins, free space, how much a directory holds.
 //!
 //! Invariant: nothing is kept of an answer but counts and a bounded number of examples.
 
@@ -13,6 +13,7 @@ use rustix::fs::{stat, statvfs};
 
 use crate::source::SourceError;
 use crate::source::command::CommandSpec;
+use crate::source::process::table;
 
 /// Peers that are told of a port.
 const PEERS: usize = 20;
@@ -28,8 +29,12 @@ const ESTABLISHED: &str = "01";
 pub struct Connected {
     /// How many connections are established.
     pub count: u64,
+    /// Those of them whose other end is on this machine, too.
+    pub from_here: u64,
     /// The other ends of some of them.
     pub peers: BTreeSet<SocketAddr>,
+    /// The other ends, on other machines, of some of them.
+    pub remote: BTreeSet<SocketAddr>,
 }
 
 /// The established connections to local ports; every port that is asked for is in the answer.
@@ -54,9 +59,14 @@ pub fn connections(ports: &[u16]) -> Result<BTreeMap<u16, Connected>, SourceErro
             if state == ESTABLISHED
                 && let Some(connected) = found.get_mut(&local.port())
             {
+                let from_here = remote.ip().is_loopback() || remote.ip() == local.ip();
                 connected.count += 1;
+                connected.from_here += u64::from(from_here);
                 if connected.peers.len() < PEERS {
                     connected.peers.insert(remote);
+                }
+                if !from_here && connected.remote.len() < PEERS {
+                    connected.remote.insert(remote);
                 }
             }
         }
@@ -104,6 +114,52 @@ pub fn logins(who: &[String], stop: &dyn Fn() -> bool) -> Result<Vec<Login>, Sou
         Some(Login { user, terminal, detail: fields.collect::<Vec<_>>().join(" ") })
     };
     Ok(text.lines().filter_map(login).collect())
+}
+
+/// The terminals of this process and of those that it was started by, as `who` names them: whoever runs us is logged
+/// in on one of them, and is no reason to wait. More than one, since `su` and `sudo` may open another.
+pub fn own_terminals() -> Result<BTreeSet<String>, SourceError> {
+    let failed = |source| SourceError::Unreadable { action: "read", path: "/proc".to_owned(), source };
+    let numbers = table::terminals().map_err(failed)?;
+    Ok(numbers.into_iter().filter_map(terminal).collect())
+}
+
+/// A terminal's name, by its device number: a pseudo-terminal, or a console of this machine.
+fn terminal(device: u64) -> Option<String> {
+    match (libc::major(device), libc::minor(device)) {
+        (major @ 136..=143, minor) => Some(format!("pts/{}", u64::from(major - 136) * 256 + u64::from(minor))),
+        (4, minor @ 1..=63) => Some(format!("tty{minor}")),
+        (4, minor @ 64..) => Some(format!("ttyS{}", minor - 64)),
+        _ => None,
+    }
+}
+
+/// How much the files in a directory and below it hold; nothing, if it is not there. What vanishes meanwhile does not
+/// count, and links are not followed.
+pub fn bytes_beneath(path: &Path, stop: &dyn Fn() -> bool) -> Result<u64, SourceError> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut waiting = vec![path.to_owned()];
+    let mut sum = 0u64;
+    while let Some(directory) = waiting.pop() {
+        let failed = |source| SourceError::at("list", &directory, source);
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if gone(&error) => continue,
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            if stop() {
+                return Err(SourceError::Interrupted);
+            }
+            let entry = entry.map_err(failed)?;
+            match entry.metadata() {
+                Err(error) if gone(&error) => {}
+                Err(error) => return Err(SourceError::at("look at", &entry.path(), error)),
+                Ok(metadata) if metadata.is_dir() => waiting.push(entry.path()),
+                Ok(metadata) => sum = sum.saturating_add(metadata.len()),
+            }
+        }
+    }
+    Ok(sum)
 }
 
 /// Room on a file system.

@@ -184,6 +184,22 @@ impl Rules {
     }
 }
 
+/// The terminals of this process and of those that it descends from: their device numbers.
+pub(super) fn terminals() -> io::Result<BTreeSet<u64>> {
+    let mut terminals = BTreeSet::new();
+    for pid in lineage()? {
+        let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+            Err(error) if gone(&error) => continue,
+            stat => String::from_utf8_lossy(&stat?).into_owned(),
+        };
+        // Behind the name in parentheses: state, parent, group, session, terminal.
+        let fields = stat.rsplit_once(')').map(|(_, tail)| tail).unwrap_or_default();
+        let device = fields.split_whitespace().nth(4).and_then(|field| field.parse::<i64>().ok());
+        terminals.extend(device.and_then(|device| u64::try_from(device).ok()).filter(|device| *device != 0));
+    }
+    Ok(terminals)
+}
+
 /// This process and those that it descends from.
 fn lineage() -> io::Result<BTreeSet<u32>> {
     let mut lineage = BTreeSet::new();

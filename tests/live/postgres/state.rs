@@ -49,6 +49,33 @@ fn sessions_at_work_are_seen() {
 }
 
 #[test]
+fn a_transaction_is_as_old_as_its_beginning_however_young_its_last_statement_is() {
+    let postgres = cluster!(Postgres::start());
+    let cluster = Cluster::connect(&postgres.settings).unwrap();
+    let mut worker = postgres.client("psql");
+    let script = "BEGIN; SELECT pg_sleep(3);\n".to_owned() + &"SELECT pg_sleep(0.1);\n".repeat(6000);
+    worker.args(["-X", "-d", "postgres"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let mut worker = worker.spawn().unwrap();
+    let mut input = worker.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || drop(std::io::Write::write_all(&mut input, script.as_bytes())));
+    let started = std::time::Instant::now();
+    loop {
+        let activity = cluster.activity().unwrap();
+        if let [session] = &activity.busy[..]
+            && session.transaction > session.since + Duration::from_secs(1)
+        {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{activity:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    writer.join().unwrap();
+    assert!(cluster.is_superuser().unwrap());
+}
+
+#[test]
 fn a_server_that_is_not_there_is_named() {
     let postgres = cluster!(Postgres::start());
     postgres.down("fast");
