@@ -3,6 +3,7 @@
 //! * [`profile`]: what the platform consists of, as the operator writes it.
 //! * [`discover`]: what of that is there, and which key files it names; [`files`] looks at them.
 //! * [`plan`]: what a backup would do, as data.
+//! * [`preflight`]: whether a backup may begin now.
 //! * [`state`]: the directory that outlives a run: the lock, and the journal's file.
 //! * [`journal`]: what was begun and what will have to be undone, durable before it is begun.
 //! * [`run`]: steps and their undoing, in order; what `resume` does after a crash.
@@ -21,6 +22,7 @@ pub mod files;
 pub mod journal;
 pub mod metrics;
 pub mod plan;
+pub mod preflight;
 pub mod profile;
 pub mod rest;
 pub mod resume;

@@ -67,12 +67,21 @@ fn the_document_on_profiles_has_every_key_and_its_examples_are_profiles() {
 }
 
 #[test]
+fn the_document_on_the_preflight_has_a_row_for_each_check_and_for_nothing_else() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/preflight.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let ids: Vec<&str> = cairn::orchestrate::platform::preflight::ids().collect();
+    assert_eq!(rows, ids);
+}
+
+#[test]
 fn every_step_of_the_coverage_is_in_the_plan_and_every_test_exists() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     let coverage = std::fs::read_to_string(format!("{root}docs/platform-coverage.md")).unwrap();
     let read = |path: &str| std::fs::read_to_string(format!("{root}{path}")).unwrap();
-    let sources = ["profile", "discover", "plan"].map(|name| read(&format!("tests/it/platform/{name}.rs"))).concat();
-    let sources = sources + &read("tests/it/cli/platform.rs");
+    let sources =
+        ["profile", "discover", "plan", "preflight"].map(|name| read(&format!("tests/it/platform/{name}.rs"))).concat();
+    let sources = sources + &read("tests/it/cli/platform.rs") + &read("tests/live/preflight.rs");
     let plan = ["plan", "plan/steps", "plan/capture"]
         .map(|name| read(&format!("src/orchestrate/platform/{name}.rs")))
         .concat();

@@ -3,5 +3,6 @@
 mod discover;
 mod metrics;
 mod plan;
+mod preflight;
 mod profile;
 mod run;

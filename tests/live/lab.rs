@@ -113,6 +113,11 @@ impl Lab {
         PathBuf::from(format!("/proc/{}/root{inside}", self.leader.as_raw_nonzero()))
     }
 
+    /// The number of its first process, seen from outside.
+    pub fn leader(&self) -> String {
+        self.leader.as_raw_nonzero().to_string()
+    }
+
     /// Fills the databases: as many megabytes as `CAIRN_LAB_MEGABYTES` says, 20 without it. Returns the number of entities.
     pub fn load(&self, seed: u32) -> u64 {
         let size = std::env::var("CAIRN_LAB_MEGABYTES").unwrap_or("20".to_owned());

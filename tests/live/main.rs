@@ -9,6 +9,7 @@ mod lab;
 mod neo4j;
 mod platform;
 mod postgres;
+mod preflight;
 mod process;
 mod redis;
 mod report;

@@ -12,6 +12,8 @@ use crate::orchestrate::platform::profile::Component;
 pub enum PlatformCommand {
     /// Show what a backup would do: every step, path, queue, unit and command; nothing is changed
     Plan(PlanArgs),
+    /// Look whether a backup may begin now: who is at work, and whether everything that it needs is there
+    Preflight(PreflightArgs),
     /// Back the platform up: to rest, every component captured, everything up again, one backup set
     Backup(BackupArgs),
     /// Start again what a run that was cut off has left stopped, and undo what else it left
@@ -84,6 +86,17 @@ pub struct PlanArgs {
     /// Look for files beneath this directory: a copy of the machine's tree
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct PreflightArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Go on in spite of this check, by its name; may be given more than once
+    #[arg(long, value_name = "CHECK")]
+    pub allow: Vec<String>,
 }
 
 #[derive(Args, Debug)]

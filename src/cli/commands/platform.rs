@@ -2,6 +2,7 @@
 
 mod backup;
 mod plan;
+mod preflight;
 mod profile;
 mod resume;
 mod sets;
@@ -23,6 +24,7 @@ use crate::orchestrate::platform::state::{Lock, StateDir};
 pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> Result<Exit> {
     match command {
         PlatformCommand::Plan(args) => plan::run(args, context),
+        PlatformCommand::Preflight(args) => preflight::run(global, args, context),
         PlatformCommand::Backup(args) => backup::run(global, args, context),
         PlatformCommand::Resume(args) | PlatformCommand::Start(args) => resume::resume(args, context),
         PlatformCommand::Stop(args) => resume::stop(args, context),

@@ -16,6 +16,8 @@ use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::profile::{Argv, Component, Profile};
 use crate::source::postgres::Method;
 
+pub use capture::stopped_units;
+
 /// Whether the platform is stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -189,7 +191,7 @@ pub fn plan(profile: &Profile, discovery: Discovery, request: &Request) -> Resul
 }
 
 /// What is captured, and what is not and why.
-fn select(
+pub fn select(
     profile: &Profile,
     request: &Request,
 ) -> Result<(Vec<Component>, BTreeMap<Component, String>), OrchestrateError> {
