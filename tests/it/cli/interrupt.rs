@@ -125,13 +125,20 @@ fn a_backup_of_an_idle_pipe_was_deaf_to_signals() {
     }
 }
 
+/// The command as a session starts it: whoever runs the tests may ignore SIGHUP, as `nohup` does, and that is inherited.
+fn in_session(command: &Command) -> Command {
+    let mut inside = Command::new("env");
+    inside.arg("--default-signal=HUP").arg(command.get_program()).args(command.get_args()).env_clear();
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    inside
+}
+
 /// A terminal that goes away tells it twice: the shell does, and the kernel when the shell has ended.
 #[test]
 fn a_closed_session_killed_the_program_in_the_middle() {
     let place = Place::new();
-    let mut command = place.command();
-    command.args(["backup", "--stdin", "--name", "db"]).stdin(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
+    let mut command = in_session(place.command().args(["backup", "--stdin", "--name", "db"]));
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"some bytes").unwrap();
     wait_until("the backup holds a lease", || has_lease(&place));
@@ -176,8 +183,7 @@ fn a_key_derivation_does_not_outlast_a_signal() {
     let with_password = |args: &[&str]| {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cairn"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("CAIRN_REPO", &repo);
-        command.arg("--password-file").arg(&password).args(args).stdin(Stdio::null());
-        command
+        in_session(command.arg("--password-file").arg(&password).args(args))
     };
     assert!(with_password(&["init"]).output().unwrap().status.success());
     // The same key as if it had been made with the greatest cost that is accepted, bar memory.
@@ -189,7 +195,12 @@ fn a_key_derivation_does_not_outlast_a_signal() {
     std::fs::remove_file(&key).unwrap();
     std::fs::write(repo.join("keys").join(blake3::hash(&bytes).to_string()), bytes).unwrap();
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        let mut child = with_password(&["snapshots"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = with_password(&["snapshots"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         wait_until("the derivation is under way", || resident(&child) > 64 << 20);
         assert_eq!(interrupt(&mut child, signal), Some(130));
         assert!(text(&child.wait_with_output().unwrap().stderr).contains("interrupted before the end"));
