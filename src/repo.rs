@@ -199,10 +199,12 @@ impl Repository {
         Ok(healed)
     }
 
-    /// Makes the index anew, from the packs alone.
+    /// Makes the index what the packs say, whatever it was.
     pub fn rebuild_index(&self, monitor: &dyn Monitor) -> Result<(), RepoError> {
-        self.index.clear()?;
-        self.refresh(monitor)
+        let unusable = self.index.rebuild(self.backend.as_ref(), &self.keys, monitor)?;
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        self.frames.drop_cached();
+        Ok(())
     }
 
     /// The storage.

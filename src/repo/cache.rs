@@ -5,7 +5,7 @@
 //! and snapshot names are secret.
 
 use std::fs::{DirBuilder, File, remove_file};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -44,9 +44,10 @@ impl CacheDir {
         }
     }
 
-    /// The index file.
+    /// The index file: that of the newest generation.
     pub fn index(&self) -> PathBuf {
-        self.path().join("index-1.sqlite")
+        let newest = index_files(self.path()).into_iter().filter(|file| file.suffix.is_empty());
+        index_path(self.path(), newest.map(|file| file.generation).max().unwrap_or(0))
     }
 
     /// The table of similar chunks; empty when there is none.
@@ -81,17 +82,64 @@ impl CacheDir {
     }
 }
 
-/// Removes an index file and what SQLite keeps beside it.
-pub fn remove_index(index: &Path) -> Result<(), RepoError> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
-        let mut path = index.as_os_str().to_owned();
-        path.push(suffix);
-        match remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                return Err(RepoError::Cache { path: escape_path(Path::new(&path)), source });
-            }
-            _ => {}
-        }
+/// A file of the index, or one that SQLite keeps beside it.
+struct IndexFile {
+    path: PathBuf,
+    generation: u64,
+    /// What follows the name of the index file itself.
+    suffix: String,
+}
+
+const INDEX: &str = "index-1";
+
+fn index_path(folder: &Path, generation: u64) -> PathBuf {
+    match generation {
+        0 => folder.join(format!("{INDEX}.sqlite")),
+        generation => folder.join(format!("{INDEX}.{generation}.sqlite")),
     }
-    Ok(())
+}
+
+fn index_files(folder: &Path) -> Vec<IndexFile> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let file = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let (stem, suffix) = name.split_once(".sqlite")?;
+        let generation = match stem.strip_prefix(INDEX)? {
+            "" => 0,
+            number => number.strip_prefix('.')?.parse().ok()?,
+        };
+        Some(IndexFile { path: entry.path(), generation, suffix: suffix.to_owned() })
+    };
+    entries.filter_map(|entry| file(entry.ok()?)).collect()
+}
+
+/// The file that takes the place of a damaged index: the next generation. A damaged file is never made again under its own
+/// name: a process that has it open still would, at its end, remove what SQLite keeps beside that *name*, and with it the
+/// log of the new file. Two that find the same damage take the same next file.
+pub fn next_index(index: &Path) -> PathBuf {
+    let folder = index.parent().unwrap_or(Path::new(""));
+    let files = index_files(folder);
+    let own = files.iter().find(|file| file.path == index).map_or(0, |file| file.generation);
+    index_path(folder, own + 1)
+}
+
+/// Removes the generations before this one. Whoever has one open goes on with it, by itself.
+pub fn remove_older_indexes(index: &Path) {
+    let mut files = index_files(index.parent().unwrap_or(Path::new("")));
+    let Some(own) = files.iter().find(|file| file.path == index).map(|file| file.generation) else { return };
+    files.retain(|file| file.generation < own);
+    // The file itself first: without its log, nobody may open it any more.
+    files.sort_by(|a, b| (a.generation, &a.suffix).cmp(&(b.generation, &b.suffix)));
+    for file in files {
+        // What stays is tried again by the next one.
+        let _ = remove_file(&file.path);
+    }
+}
+
+/// Sees to it that nobody opens this index file again: an empty one of the next generation takes its place.
+pub fn abandon_index(index: &Path) {
+    let next = next_index(index);
+    if File::options().append(true).create(true).open(&next).is_ok() {
+        remove_older_indexes(&next);
+    }
 }

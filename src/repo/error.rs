@@ -177,6 +177,15 @@ impl RepoError {
         }
     }
 
+    /// True when a chunk, or a base that it is a difference to, seems to be in no pack.
+    pub fn is_missing_chunk(&self) -> bool {
+        match self {
+            RepoError::MissingChunk { .. } => true,
+            RepoError::Frame { source, .. } => source.is_missing_chunk(),
+            _ => false,
+        }
+    }
+
     /// True when storage says that an object is not there.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -58,7 +58,7 @@ pub struct Frames {
     loaded: Condvar,
     packs: Mutex<Vec<Arc<OpenPack>>>,
     /// Whether the index was healed because of a chunk that seemed to be nowhere.
-    healed: std::sync::atomic::AtomicBool,
+    healed: Mutex<bool>,
 }
 
 struct OpenPack {
@@ -78,7 +78,7 @@ impl Frames {
             cache: Mutex::default(),
             loaded: Condvar::new(),
             packs: Mutex::default(),
-            healed: false.into(),
+            healed: Mutex::default(),
         }
     }
 
@@ -95,27 +95,26 @@ impl Frames {
     /// A chunk's bytes, compared with its id. Damaged copies are passed over where there is another.
     pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
         match self.try_chunk(id) {
-            Err(error) if error.is_not_found() || matches!(error, RepoError::MissingChunk { .. }) => {
+            Err(error) if error.is_not_found() || error.is_missing_chunk() => {
                 self.index.refresh(self.backend.as_ref(), &self.keys, &Silent)?;
                 match self.try_chunk(id) {
-                    Err(RepoError::MissingChunk { .. }) if self.may_heal() => self.heal_and_try(id),
+                    Err(error) if error.is_missing_chunk() => self.heal_and_try(id),
                     result => result,
                 }
             }
-            Err(RepoError::Index { .. }) if self.may_heal() => self.heal_and_try(id),
+            Err(RepoError::Index { .. }) => self.heal_and_try(id),
             result => result,
         }
     }
 
-    /// Once a process: what is really lost stays lost, and looking through the whole index takes time.
-    fn may_heal(&self) -> bool {
-        !self.healed.swap(true, std::sync::atomic::Ordering::SeqCst)
-    }
-
+    /// Heals once a process: what is really lost stays lost, and looking through the whole index takes time. A thread that
+    /// finds another one healing waits for it.
     fn heal_and_try(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
-        if self.index.heal(self.backend.as_ref(), &self.keys, &Silent)?.0 {
+        let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *healed, true) && self.index.heal(self.backend.as_ref(), &self.keys, &Silent)?.0 {
             self.drop_cached();
         }
+        drop(healed);
         self.try_chunk(id)
     }
 

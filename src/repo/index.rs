@@ -19,7 +19,7 @@ pub mod heal;
 pub mod refresh;
 mod rows;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -29,7 +29,7 @@ use crate::format::codec::escape_path;
 use crate::format::crypto::HEADER_LEN;
 use crate::format::pack::{ChunkEntry, FrameEntry};
 use crate::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId};
-use crate::repo::cache::CacheDir;
+use crate::repo::cache::{self, CacheDir};
 use crate::repo::error::RepoError;
 use crate::repo::forget::Vanished;
 use crate::repo::index::rows::{
@@ -130,7 +130,7 @@ pub struct IndexStats {
 /// The index of one repository.
 pub struct Index {
     connection: Mutex<Connection>,
-    path: String,
+    path: Mutex<PathBuf>,
     repository: RepositoryId,
     frames: Mutex<FrameRows>,
     /// Set when SQLite or a sum says that the file is damaged: then it goes with this process.
@@ -144,8 +144,7 @@ impl Drop for Index {
         {
             // Closed before its file goes.
             drop(std::mem::replace(&mut *self.lock(), memory));
-            // Whoever opens it next meets the same damage, and removes it then.
-            let _ = crate::repo::cache::remove_index(Path::new(&self.path));
+            cache::abandon_index(&self.path());
         }
     }
 }
@@ -160,21 +159,21 @@ struct FrameRows {
 const RECENT_FRAMES: usize = 64;
 
 impl Index {
-    /// Opens the index of a cache directory; a file that is damaged or of another schema is made anew.
+    /// Opens the index of a cache directory; another takes the place of one that is damaged or of another schema.
     pub fn open(cache: &CacheDir, repository: RepositoryId) -> Result<Self, RepoError> {
         let path = cache.index();
-        match Self::open_file(&path, repository) {
+        let index = match Self::open_file(&path, repository) {
             Err(RepoError::Index { source, .. }) if is_damage(&source) => {
-                crate::repo::cache::remove_index(&path)?;
-                Self::open_file(&path, repository)
+                Self::open_file(&cache::next_index(&path), repository)?
             }
-            result => result,
-        }
+            result => result?,
+        };
+        cache::remove_older_indexes(&index.path());
+        Ok(index)
     }
 
     fn open_file(path: &Path, repository: RepositoryId) -> Result<Self, RepoError> {
-        let text = escape_path(path);
-        let failed = |source| RepoError::Index { path: text.clone(), source };
+        let failed = |source| RepoError::Index { path: escape_path(path), source };
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(std::time::Duration::from_secs(60)).map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -184,11 +183,15 @@ impl Index {
         make_tables(&connection, repository).map_err(failed)?;
         Ok(Index {
             connection: Mutex::new(connection),
-            path: text,
+            path: Mutex::new(path.to_owned()),
             repository,
             frames: Mutex::default(),
             damaged: AtomicBool::new(false),
         })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.path.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -200,7 +203,7 @@ impl Index {
             if is_damage(&source) {
                 self.damaged.store(true, Ordering::SeqCst);
             }
-            RepoError::Index { path: self.path.clone(), source }
+            RepoError::Index { path: escape_path(&self.path()), source }
         }
     }
 
@@ -370,14 +373,6 @@ impl Index {
     /// Forgets the frames that were looked up: their rows may have gone.
     fn drop_frames(&self) {
         *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
-    }
-
-    /// Removes all packs; [`Index::refresh`] brings them back. Numbers go on from where they were.
-    pub fn clear(&self) -> Result<(), RepoError> {
-        let script = "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM frame; DELETE FROM pack; UPDATE counter SET state = random(); COMMIT;";
-        self.lock().execute_batch(script).map_err(self.failed())?;
-        self.drop_frames();
-        Ok(())
     }
 
     /// Removes packs that have gone from storage.

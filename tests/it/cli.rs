@@ -18,6 +18,7 @@ mod report;
 mod restore;
 mod roundtrip;
 mod sets;
+mod shared_index;
 mod space;
 mod together;
 mod unread;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use cairn::backend::Backend;
 use cairn::format::ObjectId;
 use cairn::progress::{Monitor, Notice, Silent};
+use cairn::repo::cache::CacheDir;
+use cairn::repo::index::Index;
 
 use crate::support::memory::Memory;
 use crate::support::{assert_sound, init, load, next_day, open_with, rows, store};
@@ -119,6 +121,30 @@ fn rebuilding_from_packs_gives_the_same_index() {
     assert_eq!(repository.index().stats().unwrap(), before);
     drop(repository);
     setup.assert_whole();
+}
+
+#[test]
+fn rebuilding_believes_the_packs_and_not_rows_that_agree_with_each_other() {
+    let setup = setup();
+    let repository = setup.repository();
+    let before = repository.index().stats().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    {
+        let cache = CacheDir::open(Some(other.path()), repository.config().id).unwrap();
+        let index = Index::open(&cache, repository.config().id).unwrap();
+        for pack in repository.index().packs().unwrap() {
+            let mut frames = repository.index().frames_of_pack(pack.no).unwrap();
+            frames.truncate(1);
+            frames[0].entry.chunks.truncate(1);
+            index.add_pack(pack.kind, &pack.id, pack.len, &pack.header, &[frames.remove(0).entry]).unwrap();
+        }
+    }
+    let repository = open_with(&setup.backend, Some(other.path().to_owned())).unwrap();
+    assert_ne!(repository.index().stats().unwrap(), before);
+    repository.rebuild_index(&Silent).unwrap();
+    assert_eq!(repository.index().stats().unwrap(), before);
+    assert!(load(&repository, &setup.contents[0].0).as_ref() == Ok(&setup.contents[0].1));
+    assert_sound(&repository);
 }
 
 fn sql(setup: &Setup, script: &str) {

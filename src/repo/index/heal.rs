@@ -9,11 +9,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::backend::Backend;
 use crate::format::ChunkId;
 use crate::format::crypto::Keys;
-use crate::progress::Monitor;
+use crate::progress::{Monitor, Phase};
+use crate::repo::cache;
 use crate::repo::error::RepoError;
-use crate::repo::index::refresh::UnusablePack;
+use crate::repo::index::refresh::{Footer, UnusablePack, read_footer};
 use crate::repo::index::rows::{frames_of_pack, is_damage, pack_numbers};
-use crate::repo::index::{ChunkNo, Index};
+use crate::repo::index::{ChunkNo, Index, PackInfo, add_pack, remove_pack};
 
 /// What a chunk row adds to the sum over all of them, whatever their order.
 fn mix(id: &[u8], number: ChunkNo) -> u64 {
@@ -68,19 +69,80 @@ impl Index {
         Ok(true)
     }
 
-    /// Makes all tables anew, in a file whose pages may be damaged: its content is not read, and its numbers begin where
-    /// nobody has any.
+    /// Makes the index what the packs say, whatever it was: heals it, and compares each pack's rows with its footer. What is
+    /// right stays as it is, with its numbers, so that whoever uses the index at this moment is not disturbed.
+    pub fn rebuild(
+        &self,
+        backend: &dyn Backend,
+        keys: &Keys,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<UnusablePack>, RepoError> {
+        if !self.is_well_formed()? {
+            self.empty()?;
+        }
+        let (_, mut unusable) = self.heal(backend, keys, monitor)?;
+        let packs = self.packs()?;
+        monitor.begin(Phase::Index, Some(packs.len() as u64));
+        for pack in packs {
+            if monitor.interrupted() {
+                return Err(RepoError::Interrupted);
+            }
+            match read_footer(backend, keys, pack.kind, &pack.id, pack.len) {
+                Ok(footer) => self.correct(&pack, &footer)?,
+                // A gc removed it since it was listed.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    self.remove_packs(&[pack.no])?;
+                    unusable.push(UnusablePack { kind: pack.kind, id: pack.id, error });
+                }
+            }
+            monitor.advance(1);
+        }
+        monitor.end();
+        Ok(unusable)
+    }
+
+    /// Whether SQLite finds its file whole.
+    fn is_well_formed(&self) -> Result<bool, RepoError> {
+        let found = self.lock().query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        match found {
+            Ok(found) => Ok(found == "ok"),
+            Err(error) if is_damage(&error) => Ok(false),
+            Err(error) => Err(self.failed()(error)),
+        }
+    }
+
+    /// Makes a pack's rows equal to its footer.
+    fn correct(&self, pack: &PackInfo, footer: &Footer) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
+        let known = frames_of_pack(&transaction, pack.no).map_err(self.failed())?;
+        let is_equal = known.iter().map(|frame| &frame.entry).eq(&footer.frames) && pack.header == footer.header;
+        // Without rows it went meanwhile.
+        if is_equal || known.is_empty() {
+            return Ok(());
+        }
+        remove_pack(&transaction, pack.no).map_err(self.failed())?;
+        add_pack(&transaction, pack.kind, &pack.id, pack.len, &footer.header, &footer.frames).map_err(self.failed())?;
+        transaction.execute("UPDATE counter SET state = random()", []).map_err(self.failed())?;
+        transaction.commit().map_err(self.failed())?;
+        self.drop_frames();
+        Ok(())
+    }
+
+    /// Goes on with another file, whose tables are empty or what another process has made of them: this one's pages may be
+    /// damaged. Numbers begin anew in it, and [`Index::state`] is another.
     fn empty(&self) -> Result<(), RepoError> {
         let mut connection = self.lock();
-        let memory = Connection::open_in_memory().map_err(self.failed())?;
-        // Closed before its file goes. A process that has the old file open goes on with it, by itself.
-        drop(std::mem::replace(&mut *connection, memory));
-        let path = std::path::PathBuf::from(&self.path);
-        crate::repo::cache::remove_index(&path)?;
-        let fresh = Index::open_file(&path, self.repository)?;
-        let mut other = fresh.lock();
-        std::mem::swap(&mut *connection, &mut *other);
-        drop(other);
+        let next = cache::next_index(&self.path());
+        let fresh = Index::open_file(&next, self.repository)?;
+        std::mem::swap(&mut *connection, &mut *fresh.lock());
+        *self.path.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = next;
+        drop(connection);
+        // With it goes the connection to the old file.
+        drop(fresh);
+        cache::remove_older_indexes(&self.path());
         self.drop_frames();
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(())

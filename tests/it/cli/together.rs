@@ -17,7 +17,7 @@ use crate::support::rows;
 const TIME: Duration = Duration::from_secs(10);
 
 /// A backup of standard input that has its lease and waits for input.
-fn waiting_backup(place: &Place, name: &str) -> Child {
+pub(super) fn waiting_backup(place: &Place, name: &str) -> Child {
     let leases = place.path().join("repo/leases");
     let mut command = place.command();
     let command = command.args(["--json", "backup", "--stdin", "--name", name]);
@@ -27,7 +27,7 @@ fn waiting_backup(place: &Place, name: &str) -> Child {
 }
 
 /// Gives it all its input; the id of its snapshot.
-fn finish(mut child: Child, bytes: &[u8]) -> String {
+pub(super) fn finish(mut child: Child, bytes: &[u8]) -> String {
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
