@@ -226,6 +226,31 @@ fn failures(lab: &Lab) {
     says(&checks, "elasticsearch-path-repo", &["not allowed by", "/db-backup/elasticsearch"]);
 }
 
+/// A directory that is smaller than what a snapshot may need.
+fn space(lab: &Lab) {
+    let script = "import os, urllib.request as u\nfor i in range(100):\n b = ('{\"a\":\"%s\"}' % os.urandom(5000).hex()).encode()\n \
+                  u.urlopen(u.Request('http://localhost:9200/stix/_doc', b, {'content-type': 'application/json'})).close()\n\
+                  u.urlopen(u.Request('http://localhost:9200/stix/_flush', b'', method='POST')).close()";
+    lab.ok(&["python3", "-c", script]);
+    // What flushing wrote is counted after a moment.
+    let enough = |found: &(i32, Checks)| !found.1["elasticsearch-space"].1.contains("may need 0 MiB");
+    says(&refused(retried(lab, enough), &[]), "elasticsearch-space", &["already saved 0 MiB"]);
+    let directory = "/db-backup/elasticsearch";
+    lab.ok(&["mount", "-t", "tmpfs", "-o", "size=64k,uid=elasticsearch,mode=750", "small", directory]);
+    let checks = refused(look(lab), &[("elasticsearch-space", "fail")]);
+    says(&checks, "elasticsearch-space", &["0 MiB free in /db-backup/elasticsearch", "already saved 0 MiB"]);
+    lab.ok(&["umount", directory]);
+}
+
+/// A role that does not see what others do.
+fn rights(lab: &Lab) {
+    let other = format!("{PROFILE}[postgres]\nuser = \"eclecticiq\"\n");
+    std::fs::write(lab.path("/etc/lab.toml"), other).unwrap();
+    let checks = refused(look(lab), &[("postgres-sessions", "unknown"), ("postgres-programs", "fail")]);
+    says(&checks, "postgres-sessions", &["no superuser"]);
+    std::fs::write(lab.path("/etc/lab.toml"), PROFILE).unwrap();
+}
+
 /// Looks until something that needs a moment is so: workers that lost their connection make another.
 fn retried(lab: &Lab, so: impl Fn(&(i32, Checks)) -> bool) -> (i32, Checks) {
     let started = Instant::now();
@@ -264,6 +289,14 @@ fn where_nothing_of_the_platform_runs_any_work_is_somebody_elses() {
     let checks = refused(retried(&lab, |found| found.0 == 0), &[]);
     says(&checks, "services", &["none runs; down, and stays down: "]);
     says(&checks, "queues", &["nothing waits in 11 queues"]);
+
+    redis(&["hset", "unacked", "task", "1"]);
+    redis(&["zadd", "unacked_index", "0", "task"]);
+    let checks = refused(look(&lab), &[("celery", "fail")]);
+    says(&checks, "celery", &["1 task taken by workers, and no worker runs"]);
+    redis(&["del", "unacked", "unacked_index"]);
+    space(&lab);
+    rights(&lab);
 
     let writer = Held::python(
         &lab,

@@ -215,7 +215,8 @@ fn space(stored: &Result<u64, SourceError>, settings: &ElasticsearchSettings, st
     let mebibytes = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
     let seen = format!(
         "{} free in {}; a snapshot may need {} (indices {}, already saved {})",
-        mebibytes(room.bytes),
+        // Never more than there is.
+        format_args!("{} MiB", room.bytes >> 20),
         room.directory.display(),
         mebibytes(needed),
         mebibytes(stored),
