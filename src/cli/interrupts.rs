@@ -48,9 +48,8 @@ impl Interrupts {
             for signal in signals.forever() {
                 let again = stop.swap(true, Ordering::SeqCst);
                 let patience = patience.load(Ordering::SeqCst);
+                // The view of the run says that this was heard: it knows what is drawn on the terminal.
                 if patience == UNDOING {
-                    let what = "stopping: what this run changed is undone first, which nothing ends but its end";
-                    let _ = writeln!(std::io::stderr(), "cairn: {what}");
                     continue;
                 }
                 match (again, signal) {

@@ -21,7 +21,7 @@ use crate::cli::live::screen::Screen;
 use crate::cli::live::steps::Steps;
 use crate::cli::live::view::{Event, View};
 use crate::cli::progress;
-use crate::cli::render::{Output, bytes};
+use crate::cli::render::Output;
 use crate::cli::report;
 use crate::cli::systemd::{Journal, Notify, Priority};
 use crate::format::ObjectId;
@@ -116,14 +116,7 @@ impl Live {
     pub fn published(&self, id: &ObjectId, set: &BackupSet) {
         let priority = if set.status == Status::Complete { Priority::Notice } else { Priority::Warning };
         let status = report::status(set.status);
-        let message = format!(
-            "backup set {} of {}: {status}, {} saved, {} added, {}",
-            id.short(),
-            set.profile,
-            bytes(set.bytes()),
-            bytes(set.stored_bytes()),
-            report::duration(report::lasted(set)),
-        );
+        let message = report::sentence(id, set);
         let fields = [
             ("CAIRN_SET", id.to_string()),
             ("CAIRN_PROFILE", set.profile.clone()),

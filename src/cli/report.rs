@@ -32,6 +32,19 @@ pub fn consistency(consistency: Consistency) -> &'static str {
     }
 }
 
+/// What a set came to, in a line.
+pub fn sentence(id: &ObjectId, set: &BackupSet) -> String {
+    format!(
+        "backup set {} of {}: {}, {} saved, {} added, {}",
+        id.short(),
+        set.profile,
+        status(set.status),
+        bytes(set.bytes()),
+        bytes(set.stored_bytes()),
+        duration(lasted(set)),
+    )
+}
+
 /// A duration for people.
 pub fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -106,7 +119,7 @@ fn ratio(saved: u64, stored: u64) -> String {
 }
 
 /// From the first capture to the last service up, in milliseconds.
-pub(super) fn lasted(set: &BackupSet) -> u64 {
+fn lasted(set: &BackupSet) -> u64 {
     set.ended.duration_since(set.time).as_millis().max(0) as u64
 }
 

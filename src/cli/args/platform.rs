@@ -16,11 +16,11 @@ pub enum PlatformCommand {
     Preflight(PreflightArgs),
     /// Back the platform up: to rest, every component captured, everything up again, one backup set
     Backup(BackupArgs),
-    /// Start again what a run that was cut off has left stopped, and undo what else it left
+    /// Start again what a run that was cut off has left stopped, and undo what else it left; not what `platform stop` did
     Resume(StateArgs),
     /// Bring the platform to rest and leave it so, until `platform start`
     Stop(StopArgs),
-    /// Start again what `platform stop` has stopped
+    /// Start again what `platform stop` has stopped, or a run that was cut off
     Start(StateArgs),
     /// Print a profile as TOML: what a file changed, merged, with every default
     Profile(ProfileArgs),

@@ -19,6 +19,7 @@ use crate::cli::live::Live;
 use crate::cli::systemd::Notify;
 use crate::orchestrate::platform::plan::{Mode, Request};
 use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::resume::Wanted;
 use crate::orchestrate::platform::state::{Lock, StateDir};
 
 pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> Result<Exit> {
@@ -26,7 +27,8 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
         PlatformCommand::Plan(args) => plan::run(args, context),
         PlatformCommand::Preflight(args) => preflight::run(global, args, context),
         PlatformCommand::Backup(args) => backup::run(global, args, context),
-        PlatformCommand::Resume(args) | PlatformCommand::Start(args) => resume::resume(args, context),
+        PlatformCommand::Resume(args) => resume::resume(args, Wanted::CutOff, context),
+        PlatformCommand::Start(args) => resume::resume(args, Wanted::Everything, context),
         PlatformCommand::Stop(args) => resume::stop(args, context),
         PlatformCommand::Profile(args) => profile::run(args, context),
         PlatformCommand::Sets(args) => sets::run(global, args, context),

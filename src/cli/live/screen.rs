@@ -75,10 +75,13 @@ impl Screen {
         let fits = |tail: &&String| wanted + tail.width() + 4 <= columns;
         let tail = tails.iter().find(fits).or(tails.last()).cloned().unwrap_or_default();
         let space = columns.saturating_sub(tail.width() + 4);
-        let item = step.work.as_ref().map(|work| self.shown(&work.item)).filter(|item| !item.is_empty());
-        let text = match item {
-            Some(item) if title.width() + 18 <= space => format!("{title}: {item}"),
-            _ => title,
+        let item = self.shown(&step.item);
+        // Without room for both, what a step waits for says more than its title; a file among many says less.
+        let text = match () {
+            () if item.is_empty() => title,
+            () if title.width() + 18 <= space => format!("{title}: {item}"),
+            () if step.work.is_none() => item,
+            () => title,
         };
         let text = self.fitted(&text, space);
         let gap = " ".repeat(space.saturating_sub(text.width()));

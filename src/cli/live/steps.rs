@@ -29,12 +29,14 @@ pub struct Step {
     pub began: Instant,
     /// Bytes of its work that has ended.
     ended_bytes: u64,
-    /// What it is working on.
+    /// Work of it that is counted.
     pub work: Option<Work>,
+    /// What it is working on or waiting for; empty when it does not say.
+    pub item: String,
     /// When it was last told of.
     pub told: Instant,
     /// How far it was when it was last told of.
-    pub told_done: Option<u64>,
+    pub told_far: Option<(Option<u64>, String)>,
 }
 
 /// Work that can be counted.
@@ -46,8 +48,6 @@ pub struct Work {
     pub total: Option<u64>,
     /// How much is done.
     pub done: u64,
-    /// What is being worked on.
-    pub item: String,
     began: Instant,
     looks: VecDeque<(Instant, u64)>,
 }
@@ -62,8 +62,9 @@ impl Steps {
             began: now,
             ended_bytes: 0,
             work: None,
+            item: String::new(),
             told: now,
-            told_done: None,
+            told_far: None,
         });
     }
 
@@ -86,7 +87,7 @@ impl Steps {
             StepWork::Begin(phase, total) => {
                 step.end_work();
                 let looks = VecDeque::from([(now, 0)]);
-                step.work = Some(Work { phase, total, done: 0, item: String::new(), began: now, looks });
+                step.work = Some(Work { phase, total, done: 0, began: now, looks });
             }
             StepWork::Advance(units) => {
                 if let Some(work) = &mut step.work {
@@ -94,10 +95,8 @@ impl Steps {
                 }
             }
             StepWork::Item(name) => {
-                if let Some(work) = &mut step.work {
-                    work.item.clear();
-                    work.item.push_str(name);
-                }
+                step.item.clear();
+                step.item.push_str(name);
             }
             StepWork::End => step.end_work(),
         }
@@ -112,6 +111,7 @@ impl Steps {
 
 impl Step {
     fn end_work(&mut self) {
+        self.item.clear();
         if let Some(work) = self.work.take().filter(|work| progress::counts_bytes(work.phase)) {
             self.ended_bytes = self.ended_bytes.saturating_add(work.done);
         }

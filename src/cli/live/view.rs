@@ -172,7 +172,7 @@ impl View {
 
     /// Says that the wish to stop was heard: it can take a while until something else is seen of it.
     fn confirm_stop(&mut self) {
-        let text = "stopping: the run ends at the next safe point, and what it changed is undone";
+        let text = "stopping: what this run changed is undone first, which nothing ends but its end";
         if self.setup.screen.is_some() {
             self.redraw(&[text.to_owned()]);
         } else {
@@ -183,10 +183,11 @@ impl View {
     fn tell_work(&mut self, now: Instant) {
         let pace = self.setup.pace.json;
         let told = self.with_steps(now, |step| {
-            let work = step.work.as_ref()?;
-            let due = now.duration_since(step.told) >= pace && step.told_done != Some(work.done);
-            let fields = due.then(|| work_fields(&step.id, work, now))?;
-            (step.told, step.told_done) = (now, Some(work.done));
+            let far = Some((step.work.as_ref().map(|work| work.done), step.item.clone()));
+            let says = step.work.is_some() || !step.item.is_empty();
+            let due = says && now.duration_since(step.told) >= pace && step.told_far != far;
+            let fields = due.then(|| work_fields(step, now))?;
+            (step.told, step.told_far) = (now, far);
             Some(fields)
         });
         told.into_iter().for_each(|fields| self.object("work", fields));
@@ -201,7 +202,7 @@ impl View {
             step.told = now;
             let elapsed = duration(now.duration_since(step.began).as_millis() as u64);
             let figures = format!("{elapsed} so far");
-            let far = step.work.as_ref().map(|work| far(work, now)).unwrap_or_default();
+            let far = step.work.as_ref().map_or_else(|| step.item.clone(), |work| far(work, now));
             let fields = [
                 ("CAIRN_STEP", step.id.clone()),
                 ("CAIRN_STATE", "working".to_owned()),
@@ -223,6 +224,7 @@ impl View {
             let title = visible(&step.title);
             Some(match &step.work {
                 Some(work) => format!("{title}: {}", far(work, now)),
+                None if !step.item.is_empty() => format!("{title}: {}", visible(&step.item)),
                 None => title,
             })
         });
@@ -351,15 +353,17 @@ fn far(work: &Work, now: Instant) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-fn work_fields(step: &str, work: &Work, now: Instant) -> serde_json::Value {
+fn work_fields(step: &Step, now: Instant) -> serde_json::Value {
+    let work = step.work.as_ref();
+    let unit = |work: &Work| if progress::counts_bytes(work.phase) { "bytes" } else { "items" };
     json!({
-        "step": step,
-        "phase": phase_name(work.phase),
-        "unit": if progress::counts_bytes(work.phase) { "bytes" } else { "items" },
-        "done": work.done,
-        "total": work.total,
-        "per_second": work.rate(now) as u64,
-        "item": work.item,
+        "step": step.id,
+        "phase": work.map(|work| phase_name(work.phase)),
+        "unit": work.map(unit),
+        "done": work.map(|work| work.done),
+        "total": work.and_then(|work| work.total),
+        "per_second": work.map(|work| work.rate(now) as u64),
+        "item": step.item,
     })
 }
 

@@ -94,6 +94,11 @@ pub enum Entry {
         /// When.
         time: Timestamp,
     },
+    /// All that a stop on purpose had to stop is stopped, and shall stay so.
+    AtRest {
+        /// When.
+        time: Timestamp,
+    },
 }
 
 /// A step whose undoing is due.
@@ -148,6 +153,8 @@ pub struct Found {
     pub header: Option<Header>,
     /// What is to be undone, in this order.
     pub due: Vec<Due>,
+    /// Whether what is due was stopped on purpose, and nobody has begun to start it again.
+    pub at_rest: bool,
     /// Lines that cannot be read.
     pub damaged: usize,
     /// Bytes up to the end of the last whole line.
@@ -163,13 +170,17 @@ impl Found {
     /// Reads a journal's bytes, whatever they are.
     pub fn parse(bytes: &[u8]) -> Found {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        let mut found = Found { header: None, due: Vec::new(), damaged: 0, whole: whole as u64 };
+        let mut found = Found { header: None, due: Vec::new(), at_rest: false, damaged: 0, whole: whole as u64 };
         let mut undone = BTreeSet::new();
         for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(Entry::Run(header)) => found.header = Some(header),
                 Ok(Entry::Begin { step, title, undo: Some(undo), .. }) => found.due.push(Due { step, title, undo }),
-                Ok(Entry::Undone { step, .. }) => drop(undone.insert(step)),
+                Ok(Entry::Undone { step, .. }) => {
+                    undone.insert(step);
+                    found.at_rest = false;
+                }
+                Ok(Entry::AtRest { .. }) => found.at_rest = true,
                 Ok(Entry::Begin { .. } | Entry::Done { .. }) => {}
                 Err(_) => found.damaged += 1,
             }

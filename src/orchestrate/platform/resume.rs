@@ -13,16 +13,41 @@ use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::platform::undo::undo;
 use crate::progress::{Monitor, Notice};
 
-/// Undoes what the journal in this directory says is due; `None` if there is nothing. The caller holds the lock.
+/// What is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What a run that was cut off has left. A platform that was stopped on purpose stays so: this is done at every boot
+    /// and after every nightly run, by nobody who knows why it is down.
+    CutOff,
+    /// Everything, also what was stopped on purpose.
+    Everything,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Resumed {
+    /// There was nothing to undo.
+    Nothing,
+    /// The platform is stopped on purpose, and was left alone.
+    AtRest,
+    /// What was due was undone, or is stuck.
+    Undone(Outcome),
+}
+
+/// Undoes what the journal in this directory says is due. The caller holds the lock.
 ///
 /// The profile is the one that the run was made with, from the journal; `fallback` is for a journal whose first line is
 /// damaged.
 pub fn resume(
     state: &StateDir,
     fallback: &Profile,
+    wanted: Wanted,
     monitor: &dyn Monitor,
-) -> Result<Option<Outcome>, OrchestrateError> {
-    let Some(found) = Found::read(state)? else { return Ok(None) };
+) -> Result<Resumed, OrchestrateError> {
+    let Some(found) = Found::read(state)? else { return Ok(Resumed::Nothing) };
+    if found.at_rest && wanted == Wanted::CutOff {
+        return Ok(Resumed::AtRest);
+    }
     if found.damaged > 0 {
         let subject = crate::format::codec::escape_path(&state.journal());
         let message =
@@ -37,10 +62,10 @@ pub fn resume(
     };
     let run = Run::resume(state, &found, monitor)?;
     let stuck = run.undo_all(&mut |due| undo(&profile, due));
-    Ok(Some(Outcome { set: None, error: None, stuck, steps: run.finish()? }))
+    Ok(Resumed::Undone(Outcome { set: None, error: None, stuck, steps: run.finish()? }))
 }
 
-/// Brings the platform to rest and leaves it so; `resume` starts it again. A failure undoes what was done.
+/// Brings the platform to rest and leaves it so, until everything is wanted again. A failure undoes what was done.
 pub fn stop(
     state: &StateDir,
     profile: &Profile,
@@ -50,7 +75,7 @@ pub fn stop(
 ) -> Result<Outcome, OrchestrateError> {
     let run = Run::begin(state, header("stop", profile), monitor)?;
     let executor = Executor { profile, plan, run: &run, monitor };
-    let (error, stuck) = match rest(&executor, queues) {
+    let (error, stuck) = match rest(&executor, queues).and_then(|()| run.stay_at_rest()) {
         Ok(()) => (None, Vec::new()),
         Err(error) => (Some(error), run.undo_all(&mut |due| undo(profile, due))),
     };

@@ -163,6 +163,11 @@ impl<'a> Run<'a> {
         inner.journal.append(&Entry::Undone { step: step.to_owned(), time: Timestamp::now() })
     }
 
+    /// What was stopped shall stay so until somebody starts it: `resume` leaves it alone.
+    pub fn stay_at_rest(&self) -> Result<(), OrchestrateError> {
+        self.inner().journal.append(&Entry::AtRest { time: Timestamp::now() })
+    }
+
     /// Ends the run. A journal with something due stays, for `resume`.
     pub fn finish(self) -> Result<Vec<StepRecord>, OrchestrateError> {
         let inner = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -261,6 +261,29 @@ fn a_log_has_a_line_when_a_step_begins_ends_and_goes_on() {
 }
 
 #[test]
+fn what_a_step_waited_for_was_not_shown() {
+    let wait = |shown: &Shown| {
+        shown.step("drain", "Wait until every queue is empty", StepState::Running, "");
+        shown.live.within("drain", StepWork::Item("waiting: providers 3"));
+    };
+    let shown = Shown::with(|setup| setup.pace.log = Duration::from_millis(100));
+    wait(&shown);
+    shown.wait_for(" so far): waiting: providers 3");
+    for (columns, text) in
+        [(100, "Wait until every queue is empty: waiting: providers 3"), (40, "waiting: providers 3")]
+    {
+        let shown = Shown::on_screen(columns, 10, true);
+        wait(&shown);
+        wait_until(text, || shown.screen(columns as u16, 10).iter().any(|line| line.contains(text)));
+    }
+    let shown = Shown::with(|setup| (setup.output.json, setup.pace.json) = (true, Duration::from_millis(10)));
+    wait(&shown);
+    wait_until("an object", || shown.results.text().contains("\"item\":\"waiting: providers 3\""));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(shown.results.lines().len(), 2, "it is told once: {}", shown.results.text());
+}
+
+#[test]
 fn quiet_prints_what_failed_and_notices_only() {
     let shown = Shown::with(|setup| (setup.output.quiet, setup.pace.log) = (true, Duration::from_millis(20)));
     for state in [StepState::Running, StepState::Done, StepState::Failed, StepState::Undone, StepState::Stuck] {
@@ -298,7 +321,7 @@ fn a_wish_to_stop_is_confirmed_once() {
         let shown = if on_screen { Shown::on_screen(100, 30, true) } else { Shown::with(|_| {}) };
         two_components(&shown);
         shown.stop.shared().store(true, std::sync::atomic::Ordering::SeqCst);
-        let text = "stopping: the run ends at the next safe point, and what it changed is undone";
+        let text = "stopping: what this run changed is undone first, which nothing ends but its end";
         shown.wait_for(text);
         std::thread::sleep(Duration::from_millis(100));
         shown.live.finish("");

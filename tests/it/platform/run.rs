@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::platform::journal::{Due, Found, Header, Undo};
+use cairn::orchestrate::platform::profile::built_in;
+use cairn::orchestrate::platform::resume::{Resumed, Wanted, resume};
 use cairn::orchestrate::platform::run::{Run, Step};
 use cairn::orchestrate::platform::state::StateDir;
 use cairn::progress::{Monitor, Silent};
@@ -61,6 +63,31 @@ fn state() -> (tempfile::TempDir, StateDir) {
 
 fn steps_of(due: &[Due]) -> Vec<&str> {
     due.iter().map(|due| due.step.as_str()).collect()
+}
+
+#[test]
+fn resume_started_what_was_stopped_on_purpose() {
+    let (_directory, state) = state();
+    let mut units = Units::all();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
+    for number in 0..2 {
+        run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
+    }
+    assert!(!Found::read(&state).unwrap().unwrap().at_rest, "a stop that was cut off is undone");
+    run.stay_at_rest().unwrap();
+    run.finish().unwrap();
+    let profile = built_in("eclecticiq-centos").unwrap().unwrap();
+    for _ in 0..2 {
+        let resumed = resume(&state, &profile, Wanted::CutOff, &Silent).unwrap();
+        assert!(matches!(resumed, Resumed::AtRest), "{resumed:?}");
+        assert_eq!(Found::read(&state).unwrap().unwrap().due.len(), 2);
+    }
+    // Somebody began to start it, and was cut off.
+    let run = Run::resume(&state, &Found::read(&state).unwrap().unwrap(), &Silent).unwrap();
+    run.undo_step(&step(1).id, &mut |undo| units.undo(undo));
+    drop(run);
+    let found = Found::read(&state).unwrap().unwrap();
+    assert!(!found.at_rest && steps_of(&found.due) == [step(0).id], "{found:?}");
 }
 
 /// The process ends before, between, or after the stop of each unit and its entry.

@@ -89,6 +89,109 @@ fn the_hardening_leaves_a_run_what_it_needs() {
     assert!(lab.is_active("redis"));
 }
 
+const SERVICES: &str = "eclecticiq-platform-backend-services";
+
+/// A machine with a part of the platform, on which the packaged units back up its configuration.
+struct Nightly(Lab);
+
+impl Nightly {
+    fn boot() -> Option<Self> {
+        let lab = Lab::boot(&[SERVICES, "nginx", "redis"])?;
+        install(&lab);
+        let profile = "extends = \"eclecticiq-centos\"\nname = \"nightly\"\ncomponents = [\"config\"]\n\
+            [celery]\ncommand = []\n[metrics]\ntextfile = \"/var/lib/cairn/cairn.prom\"\n";
+        std::fs::write(lab.path("/etc/cairn/profile.toml"), profile).unwrap();
+        let settings = "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\n";
+        std::fs::write(lab.path("/etc/cairn/backup.env"), settings).unwrap();
+        lab.ok(&["mkdir", "-p", "/srv/backup"]);
+        let secret = "/etc/cairn/repository-password";
+        lab.ok(&["cairn", "-r", "/srv/backup/cairn", "--password-file", secret, "init"]);
+        Some(Nightly(lab))
+    }
+
+    fn show(&self, property: &str) -> String {
+        self.0.ok(&["systemctl", "show", "cairn-backup", "-P", property])
+    }
+
+    /// Starts a run that waits for a queue which nobody empties, its first services stopped.
+    fn start_and_hang(&self) {
+        self.0.ok(&["redis-cli", "rpush", "providers", "a task"]);
+        self.0.ok(&["systemctl", "start", "--no-block", "cairn-backup"]);
+        wait_until("the run waits", &self.0, || self.show("StatusText").contains("providers"));
+        assert!(!self.0.is_active(SERVICES));
+    }
+
+    /// Everything is as before the run, and no journal says otherwise.
+    fn assert_up(&self) {
+        for unit in [SERVICES, "nginx", "redis", "eclecticiq-platform-backend-web"] {
+            assert!(self.0.is_active(unit), "{unit}\n{}", self.0.ok(&["journalctl", "--no-pager", "-n", "60"]));
+        }
+        assert!(!self.0.path("/var/lib/cairn/journal").exists());
+    }
+}
+
+#[test]
+fn a_nightly_run_is_told_in_the_journal_in_metrics_and_in_a_report() {
+    let Some(nightly) = Nightly::boot() else { return };
+    let lab = &nightly.0;
+    let started = lab.run(&["systemctl", "start", "cairn-backup"]);
+    assert!(started.status.success(), "{}", lab.ok(&["journalctl", "--no-pager", "-u", "cairn-backup"]));
+    nightly.assert_up();
+    assert!(nightly.show("StatusText").contains(" of nightly: complete, "), "{}", nightly.show("StatusText"));
+    let entry = lab.ok(&["journalctl", "-u", "cairn-backup", "-o", "json", "CAIRN_PROFILE=nightly"]);
+    let entry: Value = serde_json::from_str(&entry).unwrap();
+    assert_eq!((&entry["CAIRN_STATUS"], &entry["PRIORITY"]), (&"complete".into(), &"5".into()));
+    let id = entry["CAIRN_SET"].as_str().unwrap();
+    let page = std::fs::read_to_string(lab.path("/var/lib/cairn/report.html")).unwrap();
+    assert!(page.contains(id), "{id} is not in the report");
+    let all = lab.ok(&["journalctl", "-u", "cairn-backup", "-o", "cat"]);
+    assert!(all.contains("COMPONENT") && all.contains(id), "the report is in the journal, too: {all}");
+    let failures = lab.ok(&["journalctl", "-u", "cairn-backup", "-p", "err", "-o", "cat", "-q"]);
+    assert_eq!(failures, "");
+    let figures = std::fs::read_to_string(lab.path("/var/lib/cairn/cairn.prom")).unwrap();
+    assert!(figures.contains("cairn_platform_last_run_exit_code{profile=\"nightly\"} 0"), "{figures}");
+    assert!(figures.contains("cairn_platform_last_success_timestamp_seconds{"), "{figures}");
+}
+
+#[test]
+fn whatever_ends_a_nightly_run_the_platform_is_up_again() {
+    let Some(mut nightly) = Nightly::boot() else { return };
+    nightly.start_and_hang();
+    nightly.0.ok(&["systemctl", "stop", "cairn-backup"]);
+    assert_eq!((nightly.show("ActiveState"), nightly.show("ExecMainStatus")), ("failed".to_owned(), "130".to_owned()));
+    nightly.assert_up();
+
+    nightly.start_and_hang();
+    nightly.0.ok(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "cairn-backup"]);
+    wait_until("the killed run has ended", &nightly.0, || nightly.show("ActiveState") == "failed");
+    assert_eq!(nightly.show("Result"), "signal");
+    nightly.assert_up();
+
+    nightly.start_and_hang();
+    nightly.0.lose_power();
+    assert!(!nightly.0.path("/").exists());
+    nightly.0.boot_again();
+    let resumed = nightly.0.ok(&["systemctl", "show", "cairn-resume", "-P", "Result", "-P", "ConditionResult"]);
+    assert_eq!(resumed, "success\nyes");
+    nightly.assert_up();
+}
+
+#[test]
+fn a_platform_that_was_stopped_on_purpose_stays_so_at_night() {
+    let Some(nightly) = Nightly::boot() else { return };
+    let lab = &nightly.0;
+    let cairn = |verb: &str| lab.ok(&["cairn", "platform", verb, "--profile", "/etc/cairn/profile.toml"]);
+    cairn("stop");
+    assert!(!lab.is_active(SERVICES));
+    assert!(!lab.run(&["systemctl", "start", "cairn-backup"]).status.success());
+    lab.ok(&["systemctl", "start", "cairn-resume"]);
+    assert!(!lab.is_active(SERVICES));
+    let failures = lab.ok(&["journalctl", "-u", "cairn-backup", "-p", "err", "-o", "cat"]);
+    assert!(failures.contains("cairn: error: ") && failures.contains("/var/lib/cairn/journal"), "{failures}");
+    cairn("start");
+    nightly.assert_up();
+}
+
 /// Set in the program that is this test's binary in a unit of its own.
 const INSIDE: &str = "CAIRN_TEST_VIEW";
 

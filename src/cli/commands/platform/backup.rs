@@ -11,7 +11,6 @@ use crate::cli::args::platform::BackupArgs;
 use crate::cli::commands::platform::{asked, lock, plan as show, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
-use crate::cli::render::bytes;
 use crate::cli::report;
 use crate::format::set::{BackupSet, Status};
 use crate::orchestrate::platform::backup::{Options, Order, Outcome, backup, failures};
@@ -45,7 +44,8 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     if let Some((id, set)) = &outcome.set {
         live.published(id, set);
     }
-    live.finish("");
+    let ended = outcome.set.as_ref().map(|(id, set)| report::sentence(id, set));
+    live.finish(ended.as_deref().unwrap_or("no backup set was published"));
     if let (Some((id, set)), Some(path)) = (&outcome.set, &args.report) {
         std::fs::write(path, report::html(id, set))
             .with_context(|| format!("the backup is done; cannot write its report to {}", path.display()))?;
@@ -78,30 +78,10 @@ fn tell(outcome: &Outcome, exit: Exit, context: &Context<'_>) -> Result<()> {
         let sentence = "no backup set was published";
         return context.output.summary(sentence, json!({ "set": null, "exit": exit as u8, "steps": outcome.steps }));
     };
-    let seconds = set.ended.duration_since(set.time).as_secs_f64();
-    let sentence = format!(
-        "backup set {} of {}: {}; {} saved, {} stored, {seconds:.1} s from the first capture to the last service up",
-        id.short(),
-        set.profile,
-        report::status(set.status),
-        bytes(set.bytes()),
-        bytes(set.stored_bytes()),
-    );
-    for component in &set.components {
-        let line = format!(
-            "  {:14} {:9} {:>11} saved {:>11} stored {:8.1} s",
-            component.name,
-            report::status(component.status),
-            bytes(component.bytes()),
-            bytes(component.stored_bytes()),
-            component.milliseconds as f64 / 1000.0
-        );
-        context.output.line(&line)?;
-        for warning in &component.warnings {
-            context.output.line(&format!("    {}", crate::format::codec::escape(warning.as_bytes())))?;
-        }
+    for line in report::terminal::text(id, set, report::terminal::columns()).lines() {
+        context.output.line(line)?;
     }
-    context.output.summary(&sentence, json!({ "set": id, "exit": exit as u8, "record": set }))
+    context.output.summary(&report::sentence(id, set), json!({ "set": id, "exit": exit as u8, "record": set }))
 }
 
 /// Figures for a monitoring system. That they cannot be written is told, and does not make the backup fail.

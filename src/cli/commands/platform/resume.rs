@@ -13,21 +13,26 @@ use crate::orchestrate::platform::backup::{Outcome, failures};
 use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::plan::{Request, plan};
 use crate::orchestrate::platform::rest::Queues;
-use crate::orchestrate::platform::resume;
+use crate::orchestrate::platform::resume::{self, Resumed, Wanted};
 
-pub fn resume(args: StateArgs, context: &Context<'_>) -> Result<Exit> {
+pub fn resume(args: StateArgs, wanted: Wanted, context: &Context<'_>) -> Result<Exit> {
     let profile = profile::load(&args.profile.profile)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
     context.interrupts.undo_first();
     let live = watch(context)?;
-    let resumed = resume::resume(&state, &profile, &live)?;
+    let resumed = resume::resume(&state, &profile, wanted, &live)?;
     live.finish("");
     match resumed {
-        None => {
+        Resumed::Nothing => {
             context.output.summary("no run has left anything to be undone", json!({ "undone": 0 }))?;
             Ok(Exit::Done)
         }
-        Some(outcome) => tell(&outcome, "undone: everything is as it was before the run", context),
+        Resumed::AtRest => {
+            let sentence = "the platform was stopped on purpose and stays so; `cairn platform start` starts it";
+            context.output.summary(sentence, json!({ "undone": 0, "at_rest": true }))?;
+            Ok(Exit::Done)
+        }
+        Resumed::Undone(outcome) => tell(&outcome, "undone: everything is as it was before the run", context),
     }
 }
 
