@@ -31,7 +31,7 @@ pub enum Resumed {
     /// The platform is stopped on purpose, and was left alone.
     AtRest,
     /// What was due was undone, or is stuck.
-    Undone(Outcome),
+    Undone(Box<Outcome>),
 }
 
 /// Undoes what the journal in this directory says is due. The caller holds the lock.
@@ -62,7 +62,8 @@ pub fn resume(
     };
     let run = Run::resume(state, &found, monitor)?;
     let stuck = run.undo_all(&mut |due| undo(&profile, due));
-    Ok(Resumed::Undone(Outcome { set: None, error: None, stuck, steps: run.finish()? }))
+    let outcome = Outcome { set: None, error: None, stuck, steps: run.finish()? };
+    Ok(Resumed::Undone(Box::new(outcome)))
 }
 
 /// Brings the platform to rest and leaves it so, until everything is wanted again. A failure undoes what was done.
