@@ -16,7 +16,7 @@ use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Header;
 use crate::orchestrate::platform::plan::Plan;
 use crate::orchestrate::platform::profile::{Component, Profile};
-use crate::orchestrate::platform::rest::{Purged, Queues, bring_to_rest, patterns};
+use crate::orchestrate::platform::rest::{Purged, Queues, bring_to_rest, patterns, still_at_rest};
 use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::Census;
 use crate::orchestrate::platform::state::StateDir;
@@ -96,6 +96,8 @@ struct Taken {
     purged: Option<Purged>,
     time: Timestamp,
     components: Vec<set::Component>,
+    /// What of the platform was started by somebody while it was captured.
+    intruders: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -121,7 +123,8 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let may_configure = options.configure_path_repo && executor.is_full();
     let scene = Scene { executor: *executor, store, census: &census, purged: purged.as_ref(), may_configure };
     let components = capture::all(&scene)?;
-    Ok(Taken { census, purged, time, components, warnings: notes.into_vec() })
+    let intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
+    Ok(Taken { census, purged, time, components, intruders, warnings: notes.into_vec() })
 }
 
 type Concluded = (Option<(ObjectId, BackupSet)>, Option<OrchestrateError>, Vec<OrchestrateError>);
@@ -131,6 +134,10 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> Conclud
     let run = executor.run;
     let undoing = &mut |due: &_| undo(order.profile, due);
     let mut stuck = run.close(undoing);
+    if order.monitor.interrupted() {
+        stuck.extend(run.undo_all(undoing));
+        return (None, Some(OrchestrateError::Interrupted), stuck);
+    }
     if executor.plans("prove-up")
         && let Err(error) = executor.step("prove-up", None, || Ok((prove_up(order, &taken.census)?, ())))
     {
@@ -191,7 +198,14 @@ fn settle(order: &Order<'_>, executor: &Executor<'_>, purged: Option<Purged>) ->
 }
 
 fn set(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> BackupSet {
-    let Taken { time, mut components, mut warnings, .. } = taken;
+    let Taken { time, mut components, intruders, mut warnings, .. } = taken;
+    let one_point = executor.is_full() && intruders.is_empty();
+    if !intruders.is_empty() {
+        warnings.push(format!(
+            "not one point in time: while components were captured, somebody started {}",
+            intruders.join("; ")
+        ));
+    }
     let all_are = |status: Status| components.iter().all(|component| component.status == status);
     let status = match () {
         () if all_are(Status::Complete) => Status::Complete,
@@ -216,7 +230,7 @@ fn set(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> BackupSet {
         host: order.repository.host().to_owned(),
         time,
         ended: Timestamp::now(),
-        consistency: if executor.is_full() { Consistency::OnePointInTime } else { Consistency::Online },
+        consistency: if one_point { Consistency::OnePointInTime } else { Consistency::Online },
         status,
         components,
         steps: executor.run.log(),

@@ -211,21 +211,36 @@ fn leftovers(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(), Orchestra
 
 fn last_look(executor: &Executor<'_>) -> Result<(), OrchestrateError> {
     executor.step("last-look", None, || {
-        let (rules, stop) = (Rules::new(&executor.profile.processes.rules)?, executor.stop());
-        let systemd = Systemd::new(&executor.profile.systemd);
         let mut left = Vec::new();
         for _ in 0..LAST_LOOK.as_secs().max(1) {
-            left = rules.find()?.iter().map(|(process, _)| process.shown()).collect();
-            for pattern in patterns(executor.profile) {
-                for unit in running(executor.profile, pattern, &stop)? {
-                    left.push(systemd.state(&unit, &stop)?.shown());
-                }
-            }
+            left = runs(executor)?;
             if left.is_empty() {
                 return Ok(("nothing of the platform runs".to_owned(), ()));
             }
-            pause(Duration::from_secs(1), &stop)?;
+            pause(Duration::from_secs(1), &executor.stop())?;
         }
         Err(OrchestrateError::Unfit(format!("the platform is not at rest: {}", left.join("; "))))
     })
+}
+
+/// Looks whether the platform is still at rest when everything is captured; what is not.
+pub fn still_at_rest(executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
+    executor.step("still-at-rest", None, || {
+        let found = runs(executor)?;
+        let seen = if found.is_empty() { "nothing of the platform ran".to_owned() } else { found.join("; ") };
+        Ok((seen, found))
+    })
+}
+
+/// The processes and units of the platform that run.
+fn runs(executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
+    let (rules, stop) = (Rules::new(&executor.profile.processes.rules)?, executor.stop());
+    let systemd = Systemd::new(&executor.profile.systemd);
+    let mut found: Vec<String> = rules.find()?.iter().map(|(process, _)| process.shown()).collect();
+    for pattern in patterns(executor.profile) {
+        for unit in running(executor.profile, pattern, &stop)? {
+            found.push(systemd.state(&unit, &stop)?.shown());
+        }
+    }
+    Ok(found)
 }

@@ -59,6 +59,7 @@ fn a_full_backup_follows_the_order_of_the_guidelines() {
             "stop-neo4j",
             "capture-neo4j",
             "capture-redis",
+            "still-at-rest",
             "start",
             "prove-up",
             "publish",

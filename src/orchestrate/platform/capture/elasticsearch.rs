@@ -138,6 +138,15 @@ fn register(executor: &Executor<'_>, client: &Client) -> Result<(), OrchestrateE
             );
             return Err(SourceError::Answer { server: client.server(), what }.into());
         }
+        // What a cut-off run left so is undone before another begins: this was somebody's will.
+        if client.is_read_only()? {
+            let what = format!(
+                "its repository {:?} is registered as read-only, perhaps because another cluster writes to the same \
+                 directory; make it writable, or set elasticsearch.repository and elasticsearch.location",
+                settings.repository
+            );
+            return Err(SourceError::Answer { server: client.server(), what }.into());
+        }
         let registered = client.wait_for_access(Access::Writable, &executor.stop())?;
         let nodes = client.verify_repository()?;
         let did = if registered { "registered" } else { "was registered" };

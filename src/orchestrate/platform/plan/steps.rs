@@ -14,6 +14,15 @@ pub fn all(profile: &Profile, components: &[Component], mode: Mode, discovery: &
     for component in components {
         steps.extend(capture::steps(profile, *component, mode, discovery));
     }
+    if mode == Mode::Full {
+        let uses = profile.processes.rules.iter().map(|rule| Use::note(&rule.name));
+        steps.push(PlannedStep {
+            id: "still-at-rest".to_owned(),
+            title: "look whether the platform is still at rest: else the set is not one point in time".to_owned(),
+            uses: uses.chain(units(profile).map(|unit| systemctl(profile, "is-active", unit.as_str()))).collect(),
+            ..PlannedStep::default()
+        });
+    }
     steps.extend(up_again(profile, components, mode));
     steps.push(PlannedStep {
         id: "publish".to_owned(),
