@@ -72,6 +72,12 @@ pub enum OrchestrateError {
         /// The system's error.
         source: io::Error,
     },
+    /// What a backup needs is not so, or somebody would be disturbed.
+    #[error("{checks}; `--allow CHECK` begins in spite of one")]
+    Refused {
+        /// The checks, with what was seen and what to do.
+        checks: String,
+    },
     /// A step of a run failed.
     #[error("{title} failed")]
     Step {

@@ -15,6 +15,7 @@ use crate::orchestrate::platform::capture::{self, Scene};
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Header;
 use crate::orchestrate::platform::plan::Plan;
+use crate::orchestrate::platform::preflight::{self as check, Look, preflight};
 use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::orchestrate::platform::rest::{Purged, Queues, bring_to_rest, patterns, still_at_rest};
 use crate::orchestrate::platform::run::Run;
@@ -30,8 +31,10 @@ use crate::source::neo4j::session::Session;
 use crate::source::{elasticsearch, redis};
 
 /// What a backup is told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// The checks of the preflight in spite of which it begins.
+    pub allow: Vec<String>,
     /// How long to wait for the queues, instead of what the profile says.
     pub drain_timeout: Option<Duration>,
     /// Whether what is left in queues is saved and deleted.
@@ -50,7 +53,7 @@ pub struct Order<'a> {
     /// What is done.
     pub plan: &'a Plan,
     /// How.
-    pub options: Options,
+    pub options: &'a Options,
     /// Where the journal is; the caller holds its lock.
     pub state: &'a StateDir,
     /// Who hears of it.
@@ -104,6 +107,7 @@ struct Taken {
 fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Result<Taken, OrchestrateError> {
     let stop = executor.stop();
     let (profile, options) = (order.profile, order.options);
+    let mut warnings = look(order, executor)?;
     let mut units: Vec<&str> = if executor.is_full() { patterns(profile) } else { Vec::new() };
     units.extend([profile.postgres.service.as_str(), profile.neo4j.service.as_str()]);
     let census = executor.step("census", None, || {
@@ -124,7 +128,25 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let scene = Scene { executor: *executor, store, census: &census, purged: purged.as_ref(), may_configure };
     let components = capture::all(&scene)?;
     let intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
-    Ok(Taken { census, purged, time, components, intruders, warnings: notes.into_vec() })
+    warnings.extend(notes.into_vec());
+    Ok(Taken { census, purged, time, components, intruders, warnings })
+}
+
+/// The preflight, as a step: nothing was changed yet. What was allowed is a warning of the set.
+fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
+    let Order { profile, plan, options, monitor, .. } = *order;
+    executor.step("preflight", None, || {
+        let found = preflight(&Look { profile, components: &plan.components, mode: plan.mode, monitor })?;
+        let refusals = found.refusals(&options.allow);
+        if !refusals.is_empty() {
+            let checks = refusals.iter().map(|check| format!("{}: {} -> {}", check.id, check.seen, check.advice));
+            return Err(OrchestrateError::Refused { checks: checks.collect::<Vec<_>>().join("; ") });
+        }
+        let allowed = found.checks.iter().filter(|check| check.outcome != check::Outcome::Pass);
+        let allowed: Vec<String> =
+            allowed.map(|check| format!("the check {} was allowed: {}", check.id, check.seen)).collect();
+        Ok((format!("{} checks, {} of them allowed", found.checks.len(), allowed.len()), allowed))
+    })
 }
 
 type Concluded = (Option<(ObjectId, BackupSet)>, Option<OrchestrateError>, Vec<OrchestrateError>);

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::args::Global;
 use crate::cli::args::platform::BackupArgs;
+use crate::cli::commands::platform::preflight::allowed;
 use crate::cli::commands::platform::{asked, lock, plan as show, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
@@ -24,6 +25,7 @@ use crate::repo::Repository;
 
 pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<Exit> {
     let (profile, request) = asked(&args.profile, args.selection)?;
+    allowed(&args.allow)?;
     let found = discover(&profile, &Files::beneath("/".as_ref()));
     let plan = plan(&profile, found, &request).map_err(|error| Usage(error.to_string()))?;
     if args.dry_run {
@@ -32,13 +34,14 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     let repository = open(global, context)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
     let options = Options {
+        allow: args.allow,
         drain_timeout: args.drain_timeout.map(Duration::from_secs),
         purge_queues: args.purge_queues,
         configure_path_repo: args.configure_path_repo,
     };
     let (live, repository) = (watch(context)?, &repository);
     context.interrupts.undo_first();
-    let order = Order { repository, profile: &profile, plan: &plan, options, state: &state, monitor: &live };
+    let order = Order { repository, profile: &profile, plan: &plan, options: &options, state: &state, monitor: &live };
     let outcome = backup(&order)?;
     let exit = exit(&outcome);
     if let Some((id, set)) = &outcome.set {
