@@ -105,6 +105,9 @@ pub struct BackupArgs {
     pub profile: ProfileArg,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Begin in spite of this check of the preflight, by its name; may be given more than once
+    #[arg(long, value_name = "CHECK")]
+    pub allow: Vec<String>,
     /// Only show what would be done, as `platform plan` does
     #[arg(long)]
     pub dry_run: bool,

@@ -100,10 +100,8 @@ fn queues(look: &Look<'_>, seen: &Seen, units: Units) -> Verdict {
     }
     let inbound = waiting(ingestion);
     if !inbound.is_empty() {
-        let fate = match look.has(Component::Redis) {
-            true => "saved, and left where they are unless they are to be purged",
-            false => "left where they are",
-        };
+        let fate = "what is still there once the services are stopped makes a backup fail, unless --purge-queues saves and \
+                    deletes it";
         said.push(format!("elements on their way in ({}): {fate}", inbound.join(", ")));
     }
     let queues = counted((tasks.len() + ingestion.len()) as u64, "queue");
