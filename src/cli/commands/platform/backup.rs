@@ -33,8 +33,16 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     }
     let repository = open(global, context)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
+    let mut allow = args.allow;
+    // What the run is told to put right itself need not be so before.
+    if args.configure_path_repo {
+        allow.extend(["elasticsearch-path-repo", "elasticsearch-directory"].map(str::to_owned));
+    }
+    if args.purge_queues {
+        allow.push("queues".to_owned());
+    }
     let options = Options {
-        allow: args.allow,
+        allow,
         drain_timeout: args.drain_timeout.map(Duration::from_secs),
         purge_queues: args.purge_queues,
         configure_path_repo: args.configure_path_repo,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::services::Units;
 use super::{Check, LONG, Look, PATIENCE, Verdict, counted, few, shortened};
 use crate::format::error::chain;
-use crate::orchestrate::platform::profile::Component;
 use crate::source::SourceError;
 use crate::source::process::celery::Inspection;
 use crate::source::redis::server::OtherClient;
