@@ -98,6 +98,8 @@ pub struct GcReport {
     pub bytes_removed: u64,
     /// Their bytes.
     pub bytes_written: u64,
+    /// Packs that should go and stay, because what is needed of them cannot be read.
+    pub unreadable: Vec<ObjectId>,
     /// Pieces of failed writes removed.
     pub debris: u64,
 }

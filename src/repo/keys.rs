@@ -12,6 +12,9 @@ use crate::repo::error::RepoError;
 /// More keys than this are refused: each costs a key derivation to try.
 const MAX_KEYS: usize = 64;
 
+const KEY_UNREAD: &str = "put the object back into `keys` from a copy of the repository, or use the password or key file of \
+                          another key: without one nothing can be opened";
+
 /// A key of a repository.
 #[derive(Debug, Clone)]
 pub struct KeyInfo {
@@ -55,6 +58,10 @@ pub fn unlock(
         match result {
             Ok(Some(master)) => return Ok(master),
             Ok(None) => {}
+            // Not the advice to check: that needs a key.
+            Err(RepoError::Object { kind, id, source }) => {
+                problem = Some(RepoError::Unread { kind, id, why: KEY_UNREAD, source: Box::new(source.into()) });
+            }
             Err(error) => problem = Some(error),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairn::backend::Backend;
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::backup;
-use cairn::progress::{Monitor, Phase, Silent};
+use cairn::progress::{Monitor, Notice, Phase, Silent};
 use cairn::repo::Repository;
 use cairn::repo::check::CheckOptions;
 use cairn::repo::gc::{self, GcOptions};
@@ -111,6 +111,16 @@ fn an_ordinary_backup_by_force_stores_no_readable_chunk_twice() {
     assert_eq!(load(&open(&backend), &id).unwrap(), days.contents[2].1);
 }
 
+/// The subjects of notices.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Monitor for Told {
+    fn notice(&self, notice: Notice) {
+        self.0.lock().unwrap().push(notice.subject);
+    }
+}
+
 #[test]
 fn a_pack_that_gc_cannot_copy_stays_until_nothing_needs_it() {
     let memory = Memory::new();
@@ -129,6 +139,12 @@ fn a_pack_that_gc_cannot_copy_stays_until_nothing_needs_it() {
     let gone = store(&open(&backend), "gone", &other).unwrap().id.unwrap();
     repository.forget(&[(gone, "a test".to_owned())]).unwrap();
     let repository = open(&backend);
+    // One tombstone that has waited and one that is made and swept in the same run name it: it is told once.
+    gc::run(&repository, &GcOptions::default(), &Silent).unwrap();
+    let told = Told::default();
+    let report = gc::run(&repository, &NOW, &told).unwrap();
+    assert_eq!(report.unreadable, [key.1]);
+    assert_eq!(told.0.lock().unwrap().iter().filter(|subject| subject.contains(&key.1.to_string())).count(), 1);
     for _ in 0..3 {
         gc::run(&repository, &NOW, &Silent).unwrap();
     }

@@ -62,6 +62,11 @@ pub fn run(
             break broken;
         }
         for (pack, error) in &unreadable {
+            // Another tombstone may name it, too.
+            if report.unreadable.contains(&pack.id) {
+                continue;
+            }
+            report.unreadable.push(pack.id);
             let message = format!(
                 "{}: what is needed of it cannot be copied, so the pack stays; store the same sources again with \
                  `cairn backup --force`, or forget what `cairn check --read-data` names",
