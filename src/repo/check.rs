@@ -1,4 +1,5 @@
-//! Checking: is the repository sound? Finds and names problems; changes nothing, so it can run beside anything.
+//! Checking: is the repository sound? Finds and names problems; changes nothing, so it can run beside anything. Frames that
+//! could not be read are noted in the index, so that later backups of this machine store their chunks anew.
 //!
 //! Structure: every record opens, every pack's footer opens and equals the index, every frame's bases can be read at a
 //! smaller depth, every snapshot's lists, blocks and chunks are there with the promised lengths. With `read_data` also:
@@ -264,15 +265,18 @@ impl Repository {
                 return 0;
             }
         };
-        let mut good = 0;
+        let (mut good, mut rotten) = (0, Vec::new());
         for frame in live_frames(frames, condemned) {
             let raw = match self.frames().raw(&frame) {
                 Ok(raw) => raw,
                 Err(error) => {
                     note(&error);
+                    // What storage does not give now, it may give the next time.
+                    rotten.extend(error.is_damage().then_some(frame.slot));
                     continue;
                 }
             };
+            let before = good;
             let mut rest = raw.as_slice();
             for chunk in &frame.entry.chunks {
                 let (head, tail) = rest.split_at(rest.len().min(chunk.len as usize));
@@ -283,6 +287,11 @@ impl Repository {
                     note(&RepoError::DamagedChunk { id: chunk.id });
                 }
             }
+            rotten.extend((good - before < raw.len() as u64).then_some(frame.slot));
+        }
+        // The index is this machine's own, so this writes nothing to the repository.
+        if let Err(error) = self.index().note_rotten(&pack.id, &rotten) {
+            note(&error);
         }
         good
     }

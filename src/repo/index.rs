@@ -37,7 +37,7 @@ use crate::repo::index::rows::{
 };
 
 /// Raised when the tables change; another version's file is made anew.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 const CREATE: &str = "
 CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, len INTEGER NOT NULL,
@@ -47,6 +47,7 @@ CREATE TABLE frame(first INTEGER PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGE
 CREATE INDEX frame_pack ON frame(pack);
 CREATE TABLE chunk(id BLOB NOT NULL, no INTEGER NOT NULL, PRIMARY KEY(id, no)) WITHOUT ROWID;
 CREATE TABLE counter(next INTEGER NOT NULL, state INTEGER NOT NULL, repository BLOB NOT NULL);
+CREATE TABLE rotten(pack BLOB NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY(pack, slot)) WITHOUT ROWID;
 CREATE TABLE seen(snapshot BLOB PRIMARY KEY, name TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 ";
 
@@ -290,6 +291,45 @@ impl Index {
         connection.query_row("SELECT next FROM counter", [], |row| row.get(0)).map_err(self.failed())
     }
 
+    /// Notes which frames of a pack could not be read when all of them were: those of before are forgotten. The packs do not
+    /// say this, so a new index file knows nothing of it; who writes then relies on such frames again, until somebody
+    /// reads them.
+    pub fn note_rotten(&self, pack: &ObjectId, slots: &[u32]) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let sql = "SELECT EXISTS(SELECT 1 FROM rotten WHERE pack = ?1)";
+        let known: bool =
+            connection.query_row(sql, [pack.as_bytes().as_slice()], |row| row.get(0)).map_err(self.failed())?;
+        if !known && slots.is_empty() {
+            return Ok(());
+        }
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
+        let sql = "DELETE FROM rotten WHERE pack = ?1 OR pack NOT IN (SELECT id FROM pack)";
+        transaction.execute(sql, [pack.as_bytes().as_slice()]).map_err(self.failed())?;
+        for slot in slots {
+            let values = params![pack.as_bytes().as_slice(), slot];
+            transaction.execute("INSERT INTO rotten(pack, slot) VALUES(?1, ?2)", values).map_err(self.failed())?;
+        }
+        transaction.commit().map_err(self.failed())
+    }
+
+    /// The frames noted by [`Index::note_rotten`].
+    pub fn rotten(&self) -> Result<Vec<FrameInfo>, RepoError> {
+        let slots: Vec<(u64, u32)> = {
+            let connection = self.lock();
+            let sql = "SELECT pack.no, slot FROM rotten JOIN pack ON pack.id = rotten.pack ORDER BY pack.no, slot";
+            let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(self.failed())?;
+            rows.collect::<Result<_, _>>().map_err(self.failed())?
+        };
+        let mut found = Vec::new();
+        for of_pack in slots.chunk_by(|a, b| a.0 == b.0) {
+            let frames = self.frames_of_pack(of_pack[0].0)?;
+            found.extend(frames.into_iter().filter(|frame| of_pack.iter().any(|(_, slot)| *slot == frame.slot)));
+        }
+        Ok(found)
+    }
+
     /// Notes that a snapshot was seen in storage.
     pub fn remember(&self, id: &ObjectId, name: &str, time: &str) -> Result<(), RepoError> {
         let sql = "INSERT OR IGNORE INTO seen(snapshot, name, time) VALUES(?1, ?2, ?3)";
@@ -398,7 +438,7 @@ fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), 
         // That every table is there is cheap to see, and better seen now than in the middle of a backup.
         for sql in [
             "SELECT count(*) FROM (SELECT 1 FROM pack, frame, chunk LIMIT 1)",
-            "SELECT count(*) FROM (SELECT 1 FROM seen LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM seen, rotten LIMIT 1)",
         ] {
             connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
         }

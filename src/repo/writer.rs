@@ -73,7 +73,13 @@ impl<'r> Writer<'r> {
     pub fn begin(repository: &'r Repository, monitor: &'r dyn Monitor) -> Result<Self, RepoError> {
         let lease = Held::take(repository, Purpose::Write)?;
         let state = repository.index().state()?;
-        let condemned = repository.condemned(monitor)?;
+        let mut condemned = repository.condemned(monitor)?;
+        // What a check could not read is as good as absent: it is stored anew, and nothing is built on it.
+        for frame in repository.index().rotten()? {
+            for (number, _) in (frame.first..).zip(&frame.entry.chunks) {
+                condemned.dead.insert(number);
+            }
+        }
         let frames = repository.frames().clone();
         let pipeline = Pipeline::start(repository.backend().clone(), repository.keys().clone(), frames.clone());
         let core = Core::new(frames, pipeline, condemned, repository.cache().load_similar());
@@ -133,7 +139,7 @@ impl<'r> Writer<'r> {
     }
 
     /// Whether a content of the parent is there, so that it can be taken over without reading its source. Without
-    /// tombstones the root is enough: the parent is a root of its own, listed after this writer's lease was written. With
+    /// tombstones and known damage the root is enough: the parent is a root of its own, listed after this writer's lease was written. With
     /// tombstones another writer may have built the parent on what is dead, so every chunk is looked up.
     pub fn has_content(&mut self, content: &Content) -> Result<bool, RepoError> {
         let Some(root) = &content.root else { return Ok(true) };
@@ -143,6 +149,14 @@ impl<'r> Writer<'r> {
         if self.core.knows_no_dead() {
             return Ok(true);
         }
+        match self.has_all_below(content) {
+            // A list that cannot be read is not there.
+            Err(error) if error.is_damage() => Ok(false),
+            result => result,
+        }
+    }
+
+    fn has_all_below(&mut self, content: &Content) -> Result<bool, RepoError> {
         for level in 0..content.levels {
             let mut walk = ListWalk::new(self.core.frames().clone(), ListKind::Plain, content, level)?;
             while let Some(entry) = walk.next_entry()? {

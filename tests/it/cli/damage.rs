@@ -84,3 +84,45 @@ fn one_damaged_snapshot_is_told_and_stops_nothing_that_does_not_need_it() {
     place.ok(&["gc", "--grace", "0s"]);
     place.ok(&["check"]);
 }
+
+/// Until now only `--force` did not rely on what a check had just called unreadable.
+#[test]
+fn a_backup_after_a_check_relied_on_what_the_check_could_not_read() {
+    let bytes = crate::support::rows(1, 20_000);
+    for (folder, between) in [("data", None), ("meta", None), ("data", Some(["index", "rebuild"]))] {
+        let place = Place::new();
+        let tree = place.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("file"), &bytes[..bytes.len() / 2]).unwrap();
+        let back_up = || {
+            place.store("db", &bytes);
+            place.ok(&["backup", "--name", "tree", tree.to_str().unwrap()]);
+        };
+        back_up();
+        objects(&place, folder).iter().for_each(|pack| flip(pack, 50));
+        place.fails(&["check", "--read-data"], 1, &["problems"]);
+        if let Some(command) = between {
+            place.ok(&command);
+        }
+        back_up();
+        assert!(place.ok(&["cat", "db"]).stdout == bytes, "{folder}");
+        let file = tree.join("file");
+        assert!(place.ok(&["cat", "tree", file.to_str().unwrap()]).stdout == bytes[..bytes.len() / 2], "{folder}");
+        // What is readable is not stored again and again.
+        let before = objects(&place, "data").len();
+        place.store("db", &bytes);
+        assert_eq!(objects(&place, "data").len(), before, "{folder}");
+    }
+}
+
+#[test]
+fn a_damaged_last_key_was_answered_with_the_advice_to_check_which_needs_a_key() {
+    let place = Place::new();
+    flip(&objects(&place, "keys")[0], 70);
+    for command in ["snapshots", "check"] {
+        let output = place.run(&[command]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("put the object back into `keys`") && !told.contains("cairn check"), "{told}");
+    }
+}
