@@ -5,12 +5,12 @@
 //! and by what is unknown alike, unless the operator allows that check by its name.
 //!
 //! A full backup stops the platform itself. So its running services, their idle connections and their short queries are
-//! no failure: they end with them. What no service explains, or has worked for longer than [`LONG`] and would be cut
+//! no failure: they end with them. What no service explains, or has worked for longer than `LONG` and would be cut
 //! off, is one; where nothing of the platform runs, any work is. An online backup stops nobody, so only what it needs
 //! is looked at.
 //!
 //! Invariant: nothing here changes anything, and nothing that was not looked at passes: a check that cannot be made is
-//! in the list, as unknown, with the reason. Each server is asked on a thread of its own and within [`PATIENCE`], so one
+//! in the list, as unknown, with the reason. Each server is asked on a thread of its own and within `PATIENCE`, so one
 //! that is silent hides nothing that the others say.
 //!
 //! * `machine`: users, logins, our own rights. * `services`: units. * `redis`: queues, tasks, clients.
