@@ -1,5 +1,5 @@
 //! Writes the seeds of `fuzz/corpus`: for each target a few inputs that are accepted, made by the encoders, and a few
-//! that are nearly accepted. `cargo run --manifest-path fuzz/Cargo.toml --bin seed-corpus` from the project's directory.
+//! that are nearly accepted. `cargo run --manifest-path fuzz/Cargo.toml --example seed-corpus` from the project's directory.
 
 use std::collections::BTreeMap;
 use std::error::Error;
