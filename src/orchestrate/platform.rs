@@ -8,12 +8,14 @@
 //! * [`journal`]: what was begun and what will have to be undone, durable before it is begun.
 //! * [`run`]: steps and their undoing, in order; what `resume` does after a crash.
 //! * [`backup`]: a whole backup; [`resume`]: what starts again what a run has left, and stopping on purpose.
+//! * [`answering`]: which servers answered before, and the proof that they do so again.
 //! * [`executor`]: what each part of a run is given; [`rest`] brings the platform to rest, [`services`] stops and starts
 //!   units, [`capture`] has one file a component, [`store`] makes snapshots of what they read, [`undo`] undoes.
 //! * [`metrics`]: a text file for a monitoring system.
 //!
 //! Invariant: whatever ends a run, what it stopped is started again, by itself or by `resume`.
 
+pub mod answering;
 pub mod backup;
 pub mod capture;
 pub mod discover;

@@ -5,10 +5,12 @@
 
 use std::io;
 
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use rustix::io::Errno;
 
 use crate::format::FormatError;
 use crate::format::codec::{escape, escape_path};
+use crate::source::elasticsearch::client::Refusal;
 
 /// A source that could not be read, or not read whole.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +125,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether a server may do the same a little later: it was not reached, or it has not finished starting.
+    pub fn may_pass(&self) -> bool {
+        let SourceError::Server { source, .. } = self else { return matches!(self, SourceError::Timeout { .. }) };
+        if let Some(refusal) = source.downcast_ref::<Refusal>() {
+            return refusal.is_not_ready();
+        }
+        source.downcast_ref::<RedisError>().is_none_or(|error| error.is_io_error() || is_not_ready(error))
+    }
+
     /// The error for a path that the system refuses something with.
     pub(super) fn at(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
         SourceError::Unreadable { action, path: escape_path(path), source }
@@ -136,6 +147,11 @@ impl SourceError {
             error => SourceError::Unreadable { action, path, source: error.into() },
         }
     }
+}
+
+fn is_not_ready(error: &RedisError) -> bool {
+    let not_ready = [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown, ServerErrorKind::TryAgain];
+    matches!(error.kind(), ErrorKind::Server(kind) if not_ready.contains(&kind))
 }
 
 /// A source's path for people: absolute and printable.

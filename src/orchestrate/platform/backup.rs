@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use crate::format::ObjectId;
 use crate::format::set::{self, BackupSet, Consistency, Status, StepRecord};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::answering::Answering;
 use crate::orchestrate::platform::capture::{self, Scene};
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Header;
 use crate::orchestrate::platform::plan::Plan;
 use crate::orchestrate::platform::preflight::{self as check, Look, preflight};
-use crate::orchestrate::platform::profile::{Component, Profile};
-use crate::orchestrate::platform::rest::{Purged, Queues, bring_to_rest, patterns, still_at_rest};
+use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::rest::{PURGE, Purged, Queues, bring_to_rest, in_words, patterns, still_at_rest};
 use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::Census;
 use crate::orchestrate::platform::state::StateDir;
@@ -25,10 +26,8 @@ use crate::orchestrate::platform::store::Store;
 use crate::orchestrate::platform::undo::undo;
 use crate::progress::{Monitor, Notice};
 use crate::repo::{RepoError, Repository, chain};
-use crate::source::elasticsearch::client::Level;
 use crate::source::elasticsearch::settings_file;
-use crate::source::neo4j::session::Session;
-use crate::source::{elasticsearch, redis};
+use crate::source::redis;
 
 /// What a backup is told.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +95,7 @@ pub fn header(operation: &str, profile: &Profile) -> Header {
 /// What was captured.
 struct Taken {
     census: Census,
+    answering: Answering,
     purged: Option<Purged>,
     time: Timestamp,
     components: Vec<set::Component>,
@@ -110,9 +110,10 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let mut warnings = look(order, executor)?;
     let mut units: Vec<&str> = if executor.is_full() { patterns(profile) } else { Vec::new() };
     units.extend([profile.postgres.service.as_str(), profile.neo4j.service.as_str()]);
-    let census = executor.step("census", None, || {
+    let (census, answering) = executor.step("census", None, || {
         let census = Census::take(profile, &units, &stop)?;
-        Ok((census.shown(), census))
+        let answering = Answering::ask(profile, &order.plan.components, &stop)?;
+        Ok((census.shown(), (census, answering)))
     })?;
     let notes = Notes::new(order.monitor);
     let purge_into = options.purge_queues.then_some(store);
@@ -129,7 +130,7 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let components = capture::all(&scene)?;
     let intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
     warnings.extend(notes.into_vec());
-    Ok(Taken { census, purged, time, components, intruders, warnings })
+    Ok(Taken { census, answering, purged, time, components, intruders, warnings })
 }
 
 /// The preflight, as a step: nothing was changed yet. What was allowed is a warning of the set.
@@ -152,16 +153,22 @@ fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Vec<String>, Orche
 type Concluded = (Option<(ObjectId, BackupSet)>, Option<OrchestrateError>, Vec<OrchestrateError>);
 
 /// Services up again, the set published, what was purged deleted.
-fn conclude(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> Concluded {
+fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Concluded {
     let run = executor.run;
     let undoing = &mut |due: &_| undo(order.profile, due);
-    let mut stuck = run.close(undoing);
+    let mut stuck = Vec::new();
+    if let Some(purged) = taken.purged.take_if(|purged| !taken.components.iter().any(|one| holds(one, purged))) {
+        stuck.extend(run.undo_step(PURGE, undoing));
+        let back = in_words(&purged.elements());
+        taken.warnings.push(format!("nothing was purged, because the set does not hold it: {back}"));
+    }
+    stuck.extend(run.close(undoing));
     if order.monitor.interrupted() {
         stuck.extend(run.undo_all(undoing));
         return (None, Some(OrchestrateError::Interrupted), stuck);
     }
     if executor.plans("prove-up")
-        && let Err(error) = executor.step("prove-up", None, || Ok((prove_up(order, &taken.census)?, ())))
+        && let Err(error) = executor.step("prove-up", None, || Ok((prove_up(order.profile, &taken)?, ())))
     {
         stuck.push(error);
     }
@@ -189,20 +196,14 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> Conclud
     (Some((id, set)), None, stuck)
 }
 
-fn prove_up(order: &Order<'_>, census: &Census) -> Result<String, OrchestrateError> {
-    let (profile, never) = (order.profile, || false);
-    let mut seen = census.prove_up(profile, &never)?;
-    if order.plan.components.contains(&Component::Elasticsearch) {
-        let settings = &profile.elasticsearch;
-        let client = elasticsearch::Client::new(settings)?;
-        let health = client.wait_for_health(Level::Yellow, settings.health_timeout(), &never)?;
-        seen += &format!(", Elasticsearch is {}", health.level);
-    }
-    if !census.ran(&profile.neo4j.service).is_empty() {
-        Session::wait(&profile.neo4j, profile.neo4j.start_timeout(), &never)?;
-        seen += ", Neo4j answers";
-    }
-    Ok(seen)
+/// Whether a component of the set names the snapshot that holds what was taken out of the queues.
+fn holds(component: &set::Component, purged: &Purged) -> bool {
+    component.parts.iter().any(|part| part.snapshot == purged.part.snapshot)
+}
+
+fn prove_up(profile: &Profile, taken: &Taken) -> Result<String, OrchestrateError> {
+    let units = taken.census.prove_up(profile, &|| false)?;
+    Ok(units + &taken.answering.prove_up(profile)?)
 }
 
 /// What was changed for good, now that the set holds what it replaced.

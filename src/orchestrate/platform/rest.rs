@@ -25,6 +25,8 @@ use crate::source::redis::{self, Drain};
 use crate::source::systemd::Systemd;
 use crate::source::wait::pause;
 
+/// The step that empties queues.
+pub const PURGE: &str = "purge-queues";
 /// How long the last look waits for processes that are just about to end.
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
@@ -98,7 +100,6 @@ pub fn stop_pattern(
     let stop = executor.stop();
     let now = running(executor.profile, pattern, &stop)?;
     let mut again: Vec<String> = now.iter().cloned().chain(ran).collect();
-    let idle = if again.is_empty() { "nothing of it ran" } else { "it went down with another unit" };
     again.sort();
     again.dedup();
     again.reverse();
@@ -106,7 +107,7 @@ pub fn stop_pattern(
     let now = Vec::from_iter(now);
     executor.step(id, undo, || {
         let seen = stop_units(executor.profile, &now, &stop)?;
-        Ok((if now.is_empty() { idle.to_owned() } else { seen }, ()))
+        Ok((if now.is_empty() { "nothing of it ran".to_owned() } else { seen }, ()))
     })
 }
 
@@ -141,7 +142,8 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateE
     })
 }
 
-fn in_words(left: &BTreeMap<String, u64>) -> String {
+/// Elements by queue, for people.
+pub fn in_words(left: &BTreeMap<String, u64>) -> String {
     let some: Vec<String> =
         left.iter().filter(|(_, length)| **length > 0).map(|(name, length)| format!("{name}: {length}")).collect();
     if some.is_empty() { "nothing in any queue".to_owned() } else { some.join(", ") }
@@ -156,14 +158,14 @@ fn purge(executor: &Executor<'_>, store: &Store<'_>, notes: &Notes<'_>) -> Resul
         left.iter().filter(|(_, length)| **length > 0).flat_map(|(queue, _)| settings.keys(queue)).collect();
     let undo = Undo::MergeQueues { queues: keys.iter().map(|key| (key.clone(), aside(key))).collect() };
     let undo = (!keys.is_empty()).then_some(undo);
-    executor.step("purge-queues", undo, || {
+    executor.step(PURGE, undo, || {
         if keys.is_empty() {
             return Ok(("nothing in any queue".to_owned(), None));
         }
         client.set_aside(&keys)?;
         let reader = client.read_aside(&keys)?;
         let whole = |reader: redis::read::QueueReader| reader.saved().map(<[Saved]>::to_vec).ok_or_else(cut);
-        let (part, saved) = store.stream(Role::PURGED, reader, whole, "purge-queues", notes)?;
+        let (part, saved) = store.stream(Role::PURGED, reader, whole, PURGE, notes)?;
         let purged = Purged { part, saved };
         Ok((format!("saved: {}; deleted when the set is published", in_words(&purged.elements())), Some(purged)))
     })

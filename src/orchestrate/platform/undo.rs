@@ -28,8 +28,10 @@ pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
         Undo::RestoreFile { path, copy, unit } => restore_file(profile, Path::new(path), Path::new(copy), unit),
         Undo::MakeRepositoryWritable => {
             let client = elasticsearch::Client::new(&profile.elasticsearch)?;
-            client.wait_for_health(Level::Red, profile.elasticsearch.health_timeout(), &never)?;
-            let changed = client.wait_for_access(Access::Writable, &never)?;
+            let limit = profile.elasticsearch.health_timeout();
+            client.wait_for_health(Level::Red, limit, &never)?;
+            // A server that has just started tells its health before it knows its repositories.
+            let changed = patiently(limit, || client.wait_for_access(Access::Writable, &never))?;
             Ok(if changed { "it is writable again" } else { "it was writable" }.to_owned())
         }
     }
@@ -42,9 +44,13 @@ fn never() -> bool {
 fn put_back(profile: &Profile, queues: &[(String, String)]) -> Result<String, OrchestrateError> {
     let keys: Vec<String> = queues.iter().map(|(key, _)| key.clone()).collect();
     let limit = profile.services.health.timeout_seconds.duration();
-    let mut client = patiently(limit, || redis::Client::connect(&profile.redis))?;
-    let aside = client.set_aside_already(&keys)?;
-    client.put_back(&keys)?;
+    // A server that still reads its data accepts connections, and answers nothing else.
+    let aside = patiently(limit, || {
+        let mut client = redis::Client::connect(&profile.redis)?;
+        let aside = client.set_aside_already(&keys)?;
+        client.put_back(&keys)?;
+        Ok(aside)
+    })?;
     let elements: u64 = aside.values().sum();
     Ok(format!("{elements} elements are back in {} queues", aside.len()))
 }
@@ -63,12 +69,12 @@ fn restore_file(profile: &Profile, path: &Path, copy: &Path, unit: &str) -> Resu
     Ok(if changed { "the file is as it was" } else { "the file was as before" }.to_owned())
 }
 
-/// Tries for as long as a server does not answer.
+/// Tries for as long as a server does not answer, or says that it cannot yet.
 fn patiently<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
     let started = Instant::now();
     loop {
         match attempt() {
-            Err(SourceError::Server { .. }) if started.elapsed() < limit => pause(AGAIN, &never)?,
+            Err(error) if error.may_pass() && started.elapsed() < limit => pause(AGAIN, &never)?,
             result => return result,
         }
     }

@@ -91,6 +91,13 @@ pub struct Refusal {
     pub reason: String,
 }
 
+impl Refusal {
+    /// Whether the server says that it cannot yet, or has too much to do: asked again, it may do it.
+    pub fn is_not_ready(&self) -> bool {
+        matches!(self.status, 429 | 503)
+    }
+}
+
 /// What a request led to.
 pub(super) enum Answer {
     Done(Value),

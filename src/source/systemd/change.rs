@@ -88,10 +88,16 @@ impl Systemd {
         self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
         let started = Instant::now();
         let mut look = LOOKS.0;
-        let mut tries = 0;
+        let (mut tries, mut refused) = (0, false);
         loop {
             let state = self.state(&before.name, stop)?;
             match state.activity {
+                // It was started too often lately, by whomever. This once it is wanted.
+                Activity::Failed if !state.job && !refused && state.result == "start-limit-hit" => {
+                    refused = true;
+                    self.run(&["reset-failed", "--", &before.name], stop)?.output()?;
+                    self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
+                }
                 Activity::Active if !state.job => {
                     if self.settles(&state, stop)? {
                         return Ok(Change::Done(state));

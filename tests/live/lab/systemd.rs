@@ -65,6 +65,17 @@ fn units_start_and_stop_and_say_what_they_are() {
 }
 
 #[test]
+fn a_unit_that_was_started_often_is_started_again() {
+    let Some((_lab, systemd)) = boot() else { return };
+    for turn in 0..12 {
+        for unit in ["good", "once"] {
+            systemd.start(unit, PATIENCE, &never).unwrap_or_else(|error| panic!("turn {turn}: {error}"));
+            systemd.stop(unit, PATIENCE, &never).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_unit_that_does_not_come_up_says_why() {
     let Some((_lab, systemd)) = boot() else { return };
     // Its process exists for a moment, which makes it active.

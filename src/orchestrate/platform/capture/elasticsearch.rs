@@ -38,11 +38,20 @@ pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, Orchest
     let executor = scene.executor;
     let settings = &executor.profile.elasticsearch;
     let client = Client::new(settings)?;
-    if scene.may_configure {
-        configure(&executor, &client)?;
+    let configured = if scene.may_configure { configure(&executor, &client) } else { Ok(()) };
+    let captured = configured.and_then(|()| save(scene, &client, notes));
+    if captured.is_err() {
+        // The other components may be well, and the set be published; an edit that served nothing does not stay for that.
+        executor.run.undo_step(CONFIGURE, &mut |due| undo(executor.profile, due));
     }
-    register(&executor, &client)?;
-    let (snapshot, counted) = take(&executor, &client, notes)?;
+    captured
+}
+
+fn save(scene: &Scene<'_>, client: &Client, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.elasticsearch;
+    register(&executor, client)?;
+    let (snapshot, counted) = take(&executor, client, notes)?;
     let pruned = executor.step(PRUNE, None, || {
         let deleted = client.prune(settings.keep_snapshots, &executor.stop())?;
         Ok((if deleted.is_empty() { "nothing to delete".to_owned() } else { deleted.join(", ") }, ()))
