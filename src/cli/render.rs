@@ -131,3 +131,8 @@ pub fn bytes(count: u64) -> String {
 pub fn time(time: jiff::Timestamp) -> String {
     time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z").to_string()
 }
+
+/// The time of day, for people: local, to the second.
+pub fn clock(time: jiff::Timestamp) -> String {
+    time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
+}

@@ -8,7 +8,7 @@ pub mod terminal;
 
 use std::fmt::Write;
 
-use crate::cli::render::{bytes, time};
+use crate::cli::render::{bytes, clock, time};
 use crate::format::ObjectId;
 use crate::format::set::{BackupSet, Component, Consistency, Status};
 
@@ -185,7 +185,7 @@ fn steps(page: &mut Page, set: &BackupSet) {
             let title =
                 if step.detail.is_empty() { step.title.clone() } else { format!("{}: {}", step.title, step.detail) };
             page.row(&[
-                ("At", &time(step.time)),
+                ("At", &clock(step.time)),
                 ("Step", &title),
                 ("State", &step.state),
                 ("#Time", &duration(step.milliseconds)),
