@@ -100,6 +100,7 @@ pub fn stop_pattern(
     let stop = executor.stop();
     let now = running(executor.profile, pattern, &stop)?;
     let mut again: Vec<String> = now.iter().cloned().chain(ran).collect();
+    let idle = if again.is_empty() { "nothing of it ran" } else { "it went down with another unit" };
     again.sort();
     again.dedup();
     again.reverse();
@@ -107,7 +108,7 @@ pub fn stop_pattern(
     let now = Vec::from_iter(now);
     executor.step(id, undo, || {
         let seen = stop_units(executor.profile, &now, &stop)?;
-        Ok((if now.is_empty() { "nothing of it ran".to_owned() } else { seen }, ()))
+        Ok((if now.is_empty() { idle.to_owned() } else { seen }, ()))
     })
 }
 
