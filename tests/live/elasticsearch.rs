@@ -222,7 +222,7 @@ fn a_snapshot_that_lacks_a_shard_is_an_error_that_names_it() {
 }
 
 /// Flips bytes in the largest segment file, which belongs to the largest index.
-fn damage(data: &Path) -> u64 {
+pub fn damage(data: &Path) -> u64 {
     let mut largest = (0, std::path::PathBuf::new());
     let mut directories = vec![data.to_owned()];
     while let Some(directory) = directories.pop() {

@@ -137,8 +137,13 @@ impl Lab {
 
     /// Boots again from the same disk.
     pub fn boot_again(&mut self) {
-        (self.child, self.leader) = start(&self.name, self.directory.path(), &self.layers, &self.binds);
+        self.begin_again();
         self.await_units();
+    }
+
+    /// The same, without waiting for its units.
+    pub fn begin_again(&mut self) {
+        (self.child, self.leader) = start(&self.name, self.directory.path(), &self.layers, &self.binds);
     }
 
     /// Switches the machine off in an orderly way.
@@ -171,7 +176,8 @@ impl Lab {
         found
     }
 
-    fn await_units(&self) {
+    /// Waits until its units are up.
+    pub fn await_units(&self) {
         let started = Instant::now();
         loop {
             let output = self.run(&["systemctl", "is-system-running"]);

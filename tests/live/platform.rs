@@ -1,5 +1,7 @@
 //! `cairn platform backup` on a whole platform: stopped in order, captured, up again, one recovery point.
 
+mod servers;
+
 use std::collections::BTreeSet;
 use std::process::Output;
 

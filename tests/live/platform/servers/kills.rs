@@ -1,0 +1,66 @@
+//! Runs that end in the middle of a capture, by a signal or with the machine's power.
+
+use rustix::process::Signal;
+
+use super::{BARE, Ended};
+use crate::platform::Platform;
+
+fn resume(platform: &Platform, profile: &str) -> Ended {
+    platform.begin("resume", profile, &[]).ended().must(0)
+}
+
+pub fn a_run_killed_while_it_captures_is_undone(platform: &Platform) {
+    let profile = platform.profile("dying", &format!("{BARE}[postgres]\nmethod = \"files\"\n"));
+    let before = platform.active();
+    let steps = [
+        ("elasticsearch", "snapshot-elasticsearch"),
+        ("elasticsearch", "seal-elasticsearch"),
+        ("elasticsearch", "capture-elasticsearch"),
+        ("postgres", "stop-postgres"),
+        ("postgres", "capture-postgres"),
+        ("neo4j", "count-neo4j"),
+        ("neo4j", "stop-neo4j"),
+        ("neo4j", "capture-neo4j"),
+    ];
+    for (component, step) in steps {
+        let mut run = platform.begin("backup", &profile, &["--only", component]);
+        run.begins(step);
+        run.signal(Signal::KILL);
+        assert_eq!(run.ended().code, None, "it was killed");
+        let due = resume(platform, &profile);
+        assert_eq!(platform.active(), before, "{step}: {}", due.text);
+        platform.is_clean();
+        assert_eq!(resume(platform, &profile).summary["undone"], 0, "{step}");
+        // Elasticsearch goes on with what it was asked for.
+        while platform.snapshots().iter().any(|(_, state)| state == "IN_PROGRESS") {}
+    }
+    let ended = platform.backup(&profile, &["--only", "elasticsearch,config"]).must(0);
+    ended.complete(&["elasticsearch"]);
+}
+
+/// Elasticsearch is sealed and a queue set aside when the power fails; after the boot, neither Elasticsearch
+/// nor Redis answers for a while.
+pub fn power_is_lost_and_resume_waits_for_the_servers(platform: &mut Platform) {
+    let profile = platform.profile("powerless", BARE);
+    let (unit, queue) = ("eclecticiq-platform-backend-ingestion", "queue:ingestion:inbound");
+    let before = platform.active();
+    platform.lab.ok(&["systemctl", "stop", unit]);
+    platform.redis(&["RPUSH", queue, "first", "second"]);
+    // A second for each key, when it starts again.
+    platform.write("/etc/eclecticiq-redis/local.conf", "key-load-delay 1000000\n");
+    let mut run = platform.begin("backup", &profile, &["--purge-queues", "--drain-timeout", "0"]);
+    run.begins("capture-redis");
+    platform.redis(&["SAVE"]);
+    run.begins("seal-elasticsearch");
+    let mut cut = run.child;
+    platform.lab.lose_power();
+    cut.wait().unwrap();
+    platform.lab.begin_again();
+    let ended = resume(platform, &profile);
+    for seen in ["2 elements are back in 1 queues", "make the snapshot repository read-only"] {
+        assert!(ended.text.contains(seen), "{seen}: {}", ended.text);
+    }
+    platform.lab.await_units();
+    platform.is_clean();
+    assert_eq!(platform.active(), before);
+}
