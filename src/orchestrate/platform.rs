@@ -11,6 +11,7 @@
 //! * [`answering`]: which servers answered before, and the proof that they do so again.
 //! * [`executor`]: what each part of a run is given; [`rest`] brings the platform to rest, [`services`] stops and starts
 //!   units, [`capture`] has one file a component, [`store`] makes snapshots of what they read, [`undo`] undoes.
+//! * [`requeue`]: elements that a set holds back into the queues.
 //! * [`metrics`]: a text file for a monitoring system.
 //!
 //! Invariant: whatever ends a run, what it stopped is started again, by itself or by `resume`.
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod plan;
 pub mod preflight;
 pub mod profile;
+pub mod requeue;
 pub mod rest;
 pub mod resume;
 pub mod run;

@@ -41,6 +41,8 @@ pub struct CommandStream<'m> {
     tail: Arc<Mutex<Vec<u8>>>,
     stderr_ended: Receiver<()>,
     stop: Box<dyn Fn() -> bool + 'm>,
+    /// How long it may be silent while it is read.
+    patience: Option<Duration>,
     reaped: bool,
 }
 
@@ -73,7 +75,8 @@ impl<'m> CommandStream<'m> {
         let (ended, stderr_ended) = channel();
         let kept = Arc::clone(&tail);
         let stop = Box::new(stop);
-        let mut stream = CommandStream { program, child, stdin, stdout, tail, stderr_ended, stop, reaped: false };
+        let mut stream =
+            CommandStream { program, child, stdin, stdout, tail, stderr_ended, stop, patience: None, reaped: false };
         let listener = thread::Builder::new().name("command-stderr".to_owned()).spawn(move || {
             listen(stderr, &kept, on_line);
             let _ = ended.send(());
@@ -85,6 +88,12 @@ impl<'m> CommandStream<'m> {
                 Err(SourceError::Spawn { program: stream.program.clone(), source })
             }
         }
+    }
+
+    /// From here on a read fails if the program is silent for so long: it waits for something that will not come.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
     }
 
     /// The pipe to its standard input, once, if it was started with one. Dropping it ends the input.
@@ -157,8 +166,13 @@ impl<'m> CommandStream<'m> {
 impl Read for CommandStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stdout) = &mut self.stdout else { return Ok(0) };
-        match wait::until_readable_by(&*stdout, &*self.stop, None) {
-            Ok(_) => stdout.read(buffer),
+        match wait::until_readable_by(&*stdout, &*self.stop, self.patience.map(wait::deadline)) {
+            Ok(true) => stdout.read(buffer),
+            Ok(false) => {
+                self.kill();
+                let seconds = self.patience.unwrap_or_default().as_secs();
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} was silent for {seconds} s", self.program)))
+            }
             Err(error) => {
                 self.kill();
                 Err(error)

@@ -120,6 +120,11 @@ impl ElasticsearchSettings {
         Duration::from_secs(self.snapshot_timeout_seconds)
     }
 
+    /// How long deleting a snapshot may take.
+    pub fn delete_timeout(&self) -> Duration {
+        Duration::from_secs(self.delete_timeout_seconds)
+    }
+
     /// How long a restore may take.
     pub fn restore_timeout(&self) -> Duration {
         Duration::from_secs(self.restore_timeout_seconds)

@@ -5,6 +5,7 @@ mod elasticsearch;
 mod elasticsearch_http;
 mod neo4j;
 mod patterns;
+mod process;
 mod queues;
 mod reader;
 mod roundtrip;

@@ -24,6 +24,8 @@ pub enum PlatformCommand {
     Start(StateArgs),
     /// Print a profile as TOML: what a file changed, merged, with every default
     Profile(ProfileArgs),
+    /// Push back into Redis what a backup set holds of the queues
+    Requeue(RequeueArgs),
     /// List backup sets, or show one as a report
     Sets(SetsArgs),
 }
@@ -61,7 +63,7 @@ pub struct ProfileArg {
 }
 
 /// What is captured of it, and how.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct SelectionArgs {
     /// Without stopping the platform
     #[arg(long)]
@@ -126,6 +128,18 @@ pub struct BackupArgs {
     /// Write the report, a page that stands alone, to this file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct RequeueArgs {
+    /// The backup set: an id prefix, or `latest`
+    #[arg(value_name = "SET")]
+    pub set: String,
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// What was in the queues when they were captured, instead of what `--purge-queues` took out of them
+    #[arg(long)]
+    pub all_queues: bool,
 }
 
 #[derive(Args, Debug)]

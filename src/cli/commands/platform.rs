@@ -4,6 +4,7 @@ mod backup;
 mod plan;
 mod preflight;
 mod profile;
+mod requeue;
 mod resume;
 mod sets;
 
@@ -31,6 +32,7 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
         PlatformCommand::Start(args) => resume::resume(args, Wanted::Everything, context),
         PlatformCommand::Stop(args) => resume::stop(args, context),
         PlatformCommand::Profile(args) => profile::run(args, context),
+        PlatformCommand::Requeue(args) => requeue::run(global, args, context),
         PlatformCommand::Sets(args) => sets::run(global, args, context),
     }
 }

@@ -14,7 +14,7 @@ use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::answering::Answering;
 use crate::orchestrate::platform::capture::{self, Scene};
 use crate::orchestrate::platform::executor::{Executor, Notes};
-use crate::orchestrate::platform::journal::Header;
+use crate::orchestrate::platform::journal::{Header, Undo};
 use crate::orchestrate::platform::plan::Plan;
 use crate::orchestrate::platform::preflight::{self as check, Look, preflight};
 use crate::orchestrate::platform::profile::Profile;
@@ -72,6 +72,21 @@ pub struct Outcome {
     pub steps: Vec<StepRecord>,
 }
 
+impl Outcome {
+    /// What a run has come to. A journal that cannot be put aside is one more thing that is not as it should be, and no
+    /// reason to be silent about the rest.
+    pub(super) fn of(
+        run: Run<'_>,
+        set: Option<(ObjectId, BackupSet)>,
+        error: Option<OrchestrateError>,
+        mut stuck: Vec<OrchestrateError>,
+    ) -> Self {
+        let steps = run.log();
+        stuck.extend(run.finish().err());
+        Outcome { set, error, stuck, steps }
+    }
+}
+
 /// Runs a backup. An error is only that it could not begin; then nothing was changed.
 pub fn backup(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
     crate::format::name::validate(&order.profile.name).map_err(RepoError::from)?;
@@ -83,8 +98,7 @@ pub fn backup(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
         Ok(taken) => conclude(order, &executor, taken),
         Err(error) => (None, Some(error), run.undo_all(&mut |due| undo(order.profile, due))),
     };
-    let steps = run.finish()?;
-    Ok(Outcome { set, error, stuck, steps })
+    Ok(Outcome::of(run, set, error, stuck))
 }
 
 /// What the journal of a run begins with.
@@ -99,7 +113,7 @@ struct Taken {
     purged: Option<Purged>,
     time: Timestamp,
     components: Vec<set::Component>,
-    /// What of the platform was started by somebody while it was captured.
+    /// What was at work in spite of all while the platform was captured, or may have been.
     intruders: Vec<String>,
     warnings: Vec<String>,
 }
@@ -107,7 +121,7 @@ struct Taken {
 fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Result<Taken, OrchestrateError> {
     let stop = executor.stop();
     let (profile, options) = (order.profile, order.options);
-    let mut warnings = look(order, executor)?;
+    let Looked { at_work, mut warnings } = look(order, executor)?;
     let mut units: Vec<&str> = if executor.is_full() { patterns(profile) } else { Vec::new() };
     units.extend([profile.postgres.service.as_str(), profile.neo4j.service.as_str()]);
     let (census, answering) = executor.step("census", None, || {
@@ -128,13 +142,21 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let may_configure = options.configure_path_repo && executor.is_full();
     let scene = Scene { executor: *executor, store, census: &census, purged: purged.as_ref(), may_configure };
     let components = capture::all(&scene)?;
-    let intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
+    let mut intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
+    intruders.extend(at_work);
     warnings.extend(notes.into_vec());
     Ok(Taken { census, answering, purged, time, components, intruders, warnings })
 }
 
+/// What the preflight saw and was allowed.
+struct Looked {
+    /// Who is at work in a database, and is not stopped.
+    at_work: Vec<String>,
+    warnings: Vec<String>,
+}
+
 /// The preflight, as a step: nothing was changed yet. What was allowed is a warning of the set.
-fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
+fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Looked, OrchestrateError> {
     let Order { profile, plan, options, monitor, .. } = *order;
     executor.step("preflight", None, || {
         let found = preflight(&Look { profile, components: &plan.components, mode: plan.mode, monitor })?;
@@ -144,9 +166,15 @@ fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Vec<String>, Orche
             return Err(OrchestrateError::Refused { checks: checks.collect::<Vec<_>>().join("; ") });
         }
         let allowed = found.checks.iter().filter(|check| check.outcome != check::Outcome::Pass);
-        let allowed: Vec<String> =
-            allowed.map(|check| format!("the check {} was allowed: {}", check.id, check.seen)).collect();
-        Ok((format!("{} checks, {} of them allowed", found.checks.len(), allowed.len()), allowed))
+        let (mut at_work, mut warnings) = (Vec::new(), Vec::new());
+        for check in allowed {
+            warnings.push(format!("the check {} was allowed: {}", check.id, check.seen));
+            if executor.is_full() && check.outcome == check::Outcome::Fail && check::is_about_writers(&check.id) {
+                at_work.push(check.seen.clone());
+            }
+        }
+        let seen = format!("{} checks, {} of them allowed", found.checks.len(), warnings.len());
+        Ok((seen, Looked { at_work, warnings }))
     })
 }
 
@@ -156,6 +184,14 @@ type Concluded = (Option<(ObjectId, BackupSet)>, Option<OrchestrateError>, Vec<O
 fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Concluded {
     let run = executor.run;
     let undoing = &mut |due: &_| undo(order.profile, due);
+    let captured_none = taken.components.iter().all(|component| component.status == Status::Failed);
+    if captured_none || order.monitor.interrupted() {
+        // All of it, in its order, and before services are up.
+        let stuck = run.undo_all(undoing);
+        let none = || OrchestrateError::Unfit("nothing could be captured, so no backup set was published".to_owned());
+        let error = if captured_none { none() } else { OrchestrateError::Interrupted };
+        return (None, Some(error), stuck);
+    }
     let mut stuck = Vec::new();
     if let Some(purged) = taken.purged.take_if(|purged| !taken.components.iter().any(|one| holds(one, purged))) {
         stuck.extend(run.undo_step(PURGE, undoing));
@@ -164,7 +200,7 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
     }
     stuck.extend(run.close(undoing));
     if order.monitor.interrupted() {
-        stuck.extend(run.undo_all(undoing));
+        stuck.extend(run.undo_late(undoing));
         return (None, Some(OrchestrateError::Interrupted), stuck);
     }
     if executor.plans("prove-up")
@@ -173,11 +209,6 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
         stuck.push(error);
     }
     let (purged, set) = (taken.purged.clone(), set(order, executor, taken));
-    if set.status == Status::Failed {
-        let error = OrchestrateError::Unfit("nothing could be captured, so no backup set was published".to_owned());
-        stuck.extend(run.undo_all(undoing));
-        return (None, Some(error), stuck);
-    }
     let published = executor.step("publish", None, || {
         let id = order.repository.publish_set(&set)?;
         Ok((format!("backup set {}", id.short()), id))
@@ -185,13 +216,13 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
     let id = match published {
         Ok(id) => id,
         Err(error) => {
-            stuck.extend(run.undo_all(undoing));
+            stuck.extend(run.undo_late(undoing));
             return (None, Some(error), stuck);
         }
     };
     if let Err(error) = settle(order, executor, purged) {
         stuck.push(error);
-        stuck.extend(run.undo_all(undoing));
+        stuck.extend(run.undo_late(undoing));
     }
     (Some((id, set)), None, stuck)
 }
@@ -213,7 +244,8 @@ fn settle(order: &Order<'_>, executor: &Executor<'_>, purged: Option<Purged>) ->
     }
     executor.run.keep_changes()?;
     let kept = capture::kept_settings(executor);
-    if let Err(error) = settings_file::keep(&kept) {
+    let edit_is_due = executor.run.due().iter().any(|due| matches!(due.undo, Undo::RestoreFile { .. }));
+    if !edit_is_due && let Err(error) = settings_file::keep(&kept) {
         // The next edit says so again, and would be refused until it is gone.
         executor.monitor.notice(Notice { subject: "elasticsearch".to_owned(), message: chain(&error) });
     }
@@ -225,7 +257,7 @@ fn set(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> BackupSet {
     let one_point = executor.is_full() && intruders.is_empty();
     if !intruders.is_empty() {
         warnings.push(format!(
-            "not one point in time: while components were captured, somebody started {}",
+            "not one point in time: somebody was at work while components were captured: {}",
             intruders.join("; ")
         ));
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::format::set::{BackupSet, Status};
 use crate::orchestrate::OrchestrateError;
-use crate::orchestrate::platform::state::replace_file;
+use crate::orchestrate::platform::state::{read_file, replace_file};
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,26 @@ pub struct RunFigures<'a> {
     pub exit_code: u8,
     /// When the run ended.
     pub ended: jiff::Timestamp,
+}
+
+/// A file that is there is read up to here.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Writes that a run ended before it had figures: what the file says of earlier runs stays, above all the last success.
+pub fn write_failure(
+    path: &Path,
+    profile: &str,
+    exit_code: u8,
+    ended: jiff::Timestamp,
+) -> Result<(), OrchestrateError> {
+    // What cannot be read is as if it were not there: the newest run is what matters.
+    let before = read_file(path, MAX_FILE).unwrap_or_default();
+    let figures = RunFigures { set: None, last_complete: None, profile, exit_code, ended };
+    let kept =
+        |line: &&str| line.contains("cairn_platform_last_complete_") || line.contains("cairn_platform_last_success_");
+    let before =
+        String::from_utf8_lossy(&before).lines().filter(kept).map(|line| format!("{line}\n")).collect::<String>();
+    replace_file(path, &(text(&figures) + &before))
 }
 
 /// Writes the figures of a run.

@@ -69,6 +69,12 @@ const CHECKS: [(&str, &str); 19] = [
 /// The check that the caller makes: [`repository`].
 const REPOSITORY: &str = "repository";
 
+/// Whether a check is about who writes to the databases and is not stopped by a backup: in spite of it a set is not one
+/// point in time.
+pub fn is_about_writers(id: &str) -> bool {
+    matches!(id, "redis-clients" | "postgres-sessions" | "elasticsearch-activity" | "neo4j-activity")
+}
+
 /// What is looked at.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {

@@ -11,7 +11,7 @@ use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::Census;
 use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::platform::undo::undo;
-use crate::progress::{Monitor, Notice};
+use crate::progress::Monitor;
 
 /// What is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +48,6 @@ pub fn resume(
     if found.at_rest && wanted == Wanted::CutOff {
         return Ok(Resumed::AtRest);
     }
-    if found.damaged > 0 {
-        let subject = crate::format::codec::escape_path(&state.journal());
-        let message =
-            format!("{} lines are damaged: what they name is not known; see whether every service runs", found.damaged);
-        monitor.notice(Notice { subject, message });
-    }
     let recorded = found.header.as_ref().map(|header| profile::parse("journal", header.profile.as_bytes()));
     let profile = match recorded {
         Some(Ok(profile)) => profile,
@@ -61,8 +55,19 @@ pub fn resume(
         Some(Err(_)) | None => fallback.clone(),
     };
     let run = Run::resume(state, &found, monitor)?;
-    let stuck = run.undo_all(&mut |due| undo(&profile, due));
-    let outcome = Outcome { set: None, error: None, stuck, steps: run.finish()? };
+    let mut stuck = run.undo_all(&mut |due| undo(&profile, due));
+    let outcome = match found.damaged {
+        0 => Outcome::of(run, None, None, stuck),
+        damaged => {
+            // It stays, and refuses the next run: nobody but a person can say that nothing else is down.
+            let journal = crate::format::codec::escape_path(&state.journal());
+            stuck.push(OrchestrateError::Unfit(format!(
+                "{damaged} lines of {journal} are damaged, and what they stopped is not known: see whether every service \
+                 runs and Elasticsearch's repository can be written to, then move that file away"
+            )));
+            Outcome { set: None, error: None, stuck, steps: run.log() }
+        }
+    };
     Ok(Resumed::Undone(Box::new(outcome)))
 }
 
@@ -80,7 +85,7 @@ pub fn stop(
         Ok(()) => (None, Vec::new()),
         Err(error) => (Some(error), run.undo_all(&mut |due| undo(profile, due))),
     };
-    Ok(Outcome { set: None, error, stuck, steps: run.finish()? })
+    Ok(Outcome::of(run, None, error, stuck))
 }
 
 fn rest(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateError> {

@@ -40,6 +40,8 @@ pub struct Run<'a> {
 struct Inner {
     journal: Journal,
     due: Vec<Due>,
+    /// Steps whose undoing was tried and failed: it stays due, however well the rest goes.
+    stuck: BTreeSet<String>,
     log: Vec<StepRecord>,
 }
 
@@ -57,7 +59,7 @@ impl<'a> Run<'a> {
     }
 
     fn new(journal: Journal, due: Vec<Due>, monitor: &'a dyn Monitor) -> Self {
-        Run { monitor, inner: Mutex::new(Inner { journal, due, log: Vec::new() }) }
+        Run { monitor, inner: Mutex::new(Inner { journal, due, stuck: BTreeSet::new(), log: Vec::new() }) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -119,6 +121,14 @@ impl<'a> Run<'a> {
         self.unwind(|due| due.undo.belongs_to_every_end(), undoing)
     }
 
+    /// Undoes everything but the edit of a file, once services are up again: the server that reads it would have to be
+    /// started anew beneath them. What failed is returned.
+    pub fn undo_late(&self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
+        let mut failures = self.unwind(|due| !matches!(due.undo, Undo::RestoreFile { .. }), undoing);
+        failures.extend(self.keep_changes().err());
+        failures
+    }
+
     /// Undoes everything. What failed is returned.
     pub fn undo_all(&self, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
         self.unwind(|_| true, undoing)
@@ -142,6 +152,7 @@ impl<'a> Run<'a> {
                     failures.extend(self.discharge(&due.step).err());
                 }
                 Err(error) => {
+                    self.inner().stuck.insert(due.step.clone());
                     self.record(&due.step, &title, StepState::Stuck, (time, began), chain(&error));
                     failures.push(OrchestrateError::Step { step: due.step, title, source: Box::new(error) });
                 }
@@ -151,9 +162,11 @@ impl<'a> Run<'a> {
     }
 
     /// What only a failure would have undone is no longer to be undone: the run went well, and what it changed stays. A
-    /// service that could not be started is still due.
+    /// service that could not be started is still due, and so is what it was tried to undo in vain.
     pub fn keep_changes(&self) -> Result<(), OrchestrateError> {
-        let kept = self.due().into_iter().filter(|due| !due.undo.belongs_to_every_end());
+        let stuck = self.inner().stuck.clone();
+        let kept = |due: &Due| !due.undo.belongs_to_every_end() && !stuck.contains(&due.step);
+        let kept = self.due().into_iter().filter(kept);
         kept.into_iter().rev().try_for_each(|due| self.discharge(&due.step))
     }
 

@@ -36,13 +36,31 @@ pub struct Lock {
 
 /// The journal's file, open at its end.
 #[derive(Debug)]
-pub(super) struct JournalFile(File);
+pub(super) struct JournalFile {
+    file: File,
+    /// Bytes of whole lines.
+    whole: u64,
+    /// Whether a part of a line may follow them: then nothing more is written, since it would be glued to that.
+    spoilt: bool,
+}
 
 impl JournalFile {
-    /// Adds a line and makes it durable. One write, so that a crash cuts one line at most.
+    fn new(file: File, whole: u64) -> Self {
+        JournalFile { file, whole, spoilt: false }
+    }
+
+    /// Adds a line and makes it durable. One write, so that a crash cuts one line at most; of a line that did not fit
+    /// on the disk nothing stays.
     pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        self.0.write_all(line)?;
-        self.0.sync_data()
+        if self.spoilt {
+            return Err(io::Error::other("a line before could be written in part only"));
+        }
+        let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => self.whole += line.len() as u64,
+            Err(_) => self.spoilt = self.file.set_len(self.whole).is_err(),
+        }
+        written
     }
 }
 
@@ -107,7 +125,7 @@ impl StateDir {
             File::open(&self.path)?.sync_all()?;
             Ok(file)
         };
-        create().map(JournalFile).map_err(|source| self.failed("make", &path, source))
+        create().map(|file| JournalFile::new(file, 0)).map_err(|source| self.failed("make", &path, source))
     }
 
     /// Opens the journal that is there, to go on with it after its last whole line: a crash may have cut the next.
@@ -119,18 +137,13 @@ impl StateDir {
             file.sync_all()?;
             Ok(file)
         };
-        open().map(JournalFile).map_err(|source| self.failed("open", &path, source))
+        open().map(|file| JournalFile::new(file, whole)).map_err(|source| self.failed("open", &path, source))
     }
 
     /// The journal's bytes; `None` when there is none.
     pub(super) fn read_journal(&self) -> Result<Option<Vec<u8>>, OrchestrateError> {
         let path = self.journal();
-        let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            File::open(&path)?.take(MAX_JOURNAL).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        match read() {
+        match read_file(&path, MAX_JOURNAL) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(self.failed("read", &path, source)),
@@ -154,6 +167,13 @@ impl StateDir {
     fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
         OrchestrateError::State { action, path: escape_path(path), source }
     }
+}
+
+/// The beginning of a file, up to so many bytes.
+pub(super) fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Replaces a file for other programs at once: nobody reads half of it.

@@ -26,6 +26,11 @@ pub struct Role {
 }
 
 impl Role {
+    /// As sets call it.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
     /// Configuration files and keys.
     pub const TREE: Role = Role { component: Component::Config, name: "tree" };
     /// PostgreSQL as SQL.
@@ -80,9 +85,7 @@ impl<'a> Store<'a> {
         step: &str,
         notes: &Notes<'_>,
     ) -> Result<(Part, u64), OrchestrateError> {
-        let _slot = self.slot(notes)?;
-        let outcome = backup::tree(self.repository, tree, &self.options(role), &WithinStep::new(step, notes))?;
-        Ok((part(role, &outcome)?, outcome.summary.unread))
+        self.slot(notes)?.tree(role, tree, step, notes)
     }
 
     /// Stores a stream that `finish` finds whole.
@@ -112,7 +115,8 @@ impl<'a> Store<'a> {
         }
     }
 
-    fn slot(&self, monitor: &dyn Monitor) -> Result<Slot<'_, 'a>, OrchestrateError> {
+    /// Waits for the right to store. For who stops a server for it: only then, so that it is down for its copy alone.
+    pub fn slot(&self, monitor: &dyn Monitor) -> Result<Slot<'_, 'a>, OrchestrateError> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             if monitor.interrupted() {
@@ -126,7 +130,22 @@ impl<'a> Store<'a> {
 }
 
 /// The right to store, until it is dropped.
-struct Slot<'s, 'a>(&'s Store<'a>);
+pub struct Slot<'s, 'a>(&'s Store<'a>);
+
+impl Slot<'_, '_> {
+    /// Stores a tree; how many of its entries could not be read.
+    pub fn tree(
+        &self,
+        role: Role,
+        tree: TreeOptions,
+        step: &str,
+        notes: &Notes<'_>,
+    ) -> Result<(Part, u64), OrchestrateError> {
+        let options = self.0.options(role);
+        let outcome = backup::tree(self.0.repository, tree, &options, &WithinStep::new(step, notes))?;
+        Ok((part(role, &outcome)?, outcome.summary.unread))
+    }
+}
 
 impl Drop for Slot<'_, '_> {
     fn drop(&mut self) {

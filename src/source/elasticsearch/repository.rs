@@ -108,12 +108,16 @@ impl Client {
         }
     }
 
-    /// As [`Client::register`], for as long as the server refuses because the repository is in use.
+    /// As [`Client::register`], for as long as the server refuses because the repository is in use. A wish to stop is
+    /// heard between attempts: a change that is given up while it is on its way would take place after its undoing.
     pub fn wait_for_access(&self, access: Access, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
         let started = Instant::now();
         let limit = self.settings.request_timeout();
         loop {
-            let result = self.attended(limit * 3 + GRACE, stop, move |client| client.register(access));
+            if stop() {
+                return Err(SourceError::Interrupted);
+            }
+            let result = self.attended(limit * 3 + GRACE, &|| false, move |client| client.register(access));
             match result {
                 Err(SourceError::Server { source, .. })
                     if started.elapsed() < limit && source.downcast_ref::<Refusal>().is_some_and(in_use) => {}

@@ -157,7 +157,11 @@ impl Client {
 
     /// Deletes a snapshot, or ends it if it is being taken. Repeatable.
     pub fn delete(&self, name: &str, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
-        let limit = Duration::from_secs(self.settings.delete_timeout_seconds);
+        self.delete_within(name, self.settings.delete_timeout(), stop)
+    }
+
+    /// The same, waiting at most so long; the server goes on with it.
+    pub fn delete_within(&self, name: &str, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
         let name = name.to_owned();
         self.attended(limit + GRACE, stop, move |client| {
             let path = ["_snapshot", &client.settings.repository, &name];

@@ -160,7 +160,8 @@ impl Snapshot {
         stop: &dyn Fn() -> bool,
     ) -> Result<(u64, Option<String>), SourceError> {
         let action = format!("count {what}");
-        let run = |sql: &str| self.cluster.query(&action, sql, &[], None, stop);
+        let limit = Duration::from_secs(self.cluster.settings().count_timeout_seconds);
+        let run = |sql: &str| self.cluster.query(&action, sql, &[], Some(limit), stop);
         if self.checksums {
             self.cluster.execute("set a savepoint", "SAVEPOINT cairn")?;
             let sql = format!(

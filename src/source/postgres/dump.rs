@@ -138,7 +138,8 @@ impl<'m> Dump<'m> {
             spec = spec.arg("--create");
         }
         spec = spec.arg("--dbname").arg(connection_string(&name));
-        let stream = CommandStream::start(&spec, self.stop, |line| tracing::info!(target: "pg_dump", "{line}"))?;
+        let stream = CommandStream::start(&spec, self.stop, |line| tracing::info!(target: "pg_dump", "{line}"))?
+            .with_patience(Duration::from_secs(self.settings.silence_timeout_seconds));
         let counting = Counting::start(snapshot)?;
         self.ready = Cursor::new(head.into_bytes());
         self.running = Some(Running { name, stream, tail: Tail::default(), counting });

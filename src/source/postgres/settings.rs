@@ -57,8 +57,12 @@ pub struct PostgresSettings {
     pub checksums: bool,
     /// How long to wait for a connection.
     pub connect_timeout_seconds: u64,
-    /// How long a question about the state of the server may take. Counting and dumping take the time they need.
+    /// How long a question about the state of the server may take.
     pub query_timeout_seconds: u64,
+    /// How long a program that dumps may be silent: longer than the largest single value takes.
+    pub silence_timeout_seconds: u64,
+    /// How long counting one table may take.
+    pub count_timeout_seconds: u64,
     /// How long to wait for a table that somebody has locked.
     pub lock_timeout_seconds: u64,
     /// How long to wait for the last write-ahead log of a base backup.
@@ -79,6 +83,8 @@ impl Default for PostgresSettings {
             checksums: true,
             connect_timeout_seconds: 10,
             query_timeout_seconds: 60,
+            silence_timeout_seconds: 3600,
+            count_timeout_seconds: 6 * 3600,
             lock_timeout_seconds: 60,
             wal_timeout_seconds: 300,
         }

@@ -61,9 +61,38 @@ impl Process {
     pub fn shown(&self) -> String {
         let user = uzers::get_user_by_uid(self.uid)
             .map_or_else(|| self.uid.to_string(), |user| user.name().to_string_lossy().into_owned());
-        let line = if self.arguments.is_empty() { self.name.clone() } else { self.arguments.join(" ") };
+        let line = if self.arguments.is_empty() { self.name.clone() } else { without_secrets(&self.arguments) };
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
         format!("process {} ({user}): {line}", self.id.pid)
+    }
+}
+
+/// Arguments as they may be shown and stored: without the password of an address (`redis://user:password@host`), and
+/// without the value of what is called a password, token, secret or key.
+fn without_secrets(arguments: &[String]) -> String {
+    let named = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        text.starts_with('-') && ["pass", "token", "secret", "key"].iter().any(|word| text.contains(word))
+    };
+    let mut shown: Vec<String> = Vec::with_capacity(arguments.len());
+    let mut hide = false;
+    for argument in arguments {
+        let whole = std::mem::replace(&mut hide, named(argument) && !argument.contains('='));
+        shown.push(match (whole, argument.split_once('=')) {
+            (true, _) if !argument.starts_with('-') => "***".to_owned(),
+            (_, Some((name, _))) if named(name) => format!("{name}=***"),
+            _ => without_password(argument),
+        });
+    }
+    shown.join(" ")
+}
+
+fn without_password(argument: &str) -> String {
+    let Some((scheme, rest)) = argument.split_once("://") else { return argument.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => argument.to_owned(),
     }
 }
 

@@ -117,6 +117,11 @@ impl Client {
         let last: u64 = self.ask("tell when it saved last", &redis::cmd("LASTSAVE"))?;
         // LASTSAVE has whole seconds. Only a save in a later second can be told from the last one.
         while self.time()? <= last {
+            if started.elapsed() >= limit {
+                return Err(
+                    self.answer("its clock stands before its last save; see whether it was put back".to_owned())
+                );
+            }
             pause(LOOK, stop)?;
         }
         while let Err(error) = self.ask::<String>("start a background save", &redis::cmd("BGSAVE")) {

@@ -2,7 +2,7 @@
 
 use cairn::format::ObjectId;
 use cairn::format::set::Status;
-use cairn::orchestrate::platform::metrics::{RunFigures, text, write};
+use cairn::orchestrate::platform::metrics::{RunFigures, text, write, write_failure};
 
 use crate::sets::set_of;
 
@@ -36,4 +36,26 @@ fn the_time_of_the_last_success_outlives_a_run_that_fails() {
     let heads = |word: &str| told.lines().filter(|line| line.starts_with(word)).count();
     assert_eq!(heads("# HELP"), heads("# TYPE"));
     assert!(std::fs::read_dir(directory.path()).unwrap().count() == 1, "a temporary file was left");
+}
+
+#[test]
+fn a_run_that_could_not_begin_is_told_and_leaves_the_last_success() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cairn.prom");
+    let ended = "2026-03-02T02:10:00Z".parse().unwrap();
+    let complete = set_of("2026-03-01T02:00:00Z", Status::Complete, &[ObjectId::from_bytes([1; 32])]);
+    let good = RunFigures { set: Some(&complete), last_complete: Some(&complete), profile: "p", exit_code: 0, ended };
+    write(&path, &good).unwrap();
+    for _ in 0..2 {
+        write_failure(&path, "p", 12, ended).unwrap();
+        let told = std::fs::read_to_string(&path).unwrap();
+        assert!(told.contains("last_run_exit_code{profile=\"p\"} 12"), "{told}");
+        for name in ["cairn_platform_last_success_timestamp_seconds", "cairn_platform_last_run_exit_code"] {
+            let count = |line: &str| told.lines().filter(|other| other.starts_with(line)).count();
+            let lines =
+                [count(&format!("# HELP {name} ")), count(&format!("# TYPE {name} ")), count(&format!("{name}{{"))];
+            assert_eq!(lines, [1, 1, 1], "{told}");
+        }
+        assert!(!told.contains("component_bytes"), "{told}");
+    }
 }

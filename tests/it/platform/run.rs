@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::platform::journal::{Due, Found, Header, Undo};
+use cairn::orchestrate::platform::profile::Profile;
 use cairn::orchestrate::platform::profile::built_in;
 use cairn::orchestrate::platform::resume::{Resumed, Wanted, resume};
 use cairn::orchestrate::platform::run::{Run, Step};
@@ -14,6 +15,8 @@ use cairn::orchestrate::platform::state::StateDir;
 use cairn::progress::{Monitor, Silent};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
+
+use crate::support::machine::Tmpfs;
 
 /// Units that run.
 struct Units(BTreeSet<String>);
@@ -245,6 +248,67 @@ fn a_damaged_line_is_told_and_the_rest_is_undone() {
     std::fs::write(state.journal(), text).unwrap();
     let found = Found::read(&state).unwrap().unwrap();
     assert_eq!((found.damaged, steps_of(&found.due)), (1, vec!["stop-2", "stop-0"]));
+    assert!(Run::begin(&state, header(), &Silent).is_err(), "a run began over a damaged journal");
+}
+
+#[test]
+fn what_could_not_be_undone_is_not_kept_as_if_the_run_had_gone_well() {
+    let (_directory, state) = state();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
+    let file = Undo::RestoreFile { path: "/etc/f".to_owned(), copy: "/tmp/f".to_owned(), unit: "u".to_owned() };
+    let step = |id: &str, undo| Step { id: id.to_owned(), title: id.to_owned(), undo: Some(undo) };
+    let queues = || Undo::MergeQueues { queues: Vec::new() };
+    run.step(&step("edit", file), || Ok((String::new(), ()))).unwrap();
+    run.step(&step("purge", queues()), || Ok((String::new(), ()))).unwrap();
+    let failures = run.undo_step("edit", &mut |_| Err(OrchestrateError::Unfit("it does not start".to_owned())));
+    assert_eq!(failures.len(), 1);
+    run.keep_changes().unwrap();
+    assert_eq!(steps_of(&run.due()), ["edit"]);
+    run.finish().unwrap();
+    assert_eq!(steps_of(&Found::read(&state).unwrap().unwrap().due), ["edit"]);
+}
+
+/// A line that did not fit on the disk stayed in part, and the next one was glued to it: both were lost to `resume`.
+#[test]
+fn a_line_that_does_not_fit_on_the_disk_leaves_nothing_that_spoils_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mounted) = Tmpfs::mount(directory.path(), "64k") else { return };
+    let state = StateDir::open(&mounted.path().join("state")).unwrap();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
+    let fill = mounted.path().join("fill");
+    let _ = std::fs::write(&fill, vec![1; 1 << 20]);
+    let mut fitted = 0;
+    let full = loop {
+        // Titles of an odd length, so that a part of a line fits.
+        let long = Step { title: "t".repeat(777), ..step(100 + fitted) };
+        match run.step(&long, || Ok((String::new(), ()))) {
+            Ok(()) => fitted += 1,
+            Err(error) => break error,
+        }
+        assert!(fitted < 200, "the disk is never full");
+    };
+    assert!(matches!(full, OrchestrateError::State { .. }), "{full}");
+    std::fs::remove_file(&fill).unwrap();
+    run.step(&step(1), || Ok((String::new(), ()))).unwrap();
+    drop(run);
+    let found = Found::read(&state).unwrap().unwrap();
+    assert_eq!(found.damaged, 0);
+    assert!(found.due.iter().any(|due| due.step == "stop-1"), "{:?}", steps_of(&found.due));
+}
+
+/// The damaged line may have named a service: that everything is up again was said without knowing it.
+#[test]
+fn a_resume_of_a_damaged_journal_does_not_say_that_all_is_well() {
+    let (_directory, state) = state();
+    drop(Run::begin(&state, header(), &Silent).unwrap());
+    let text = std::fs::read_to_string(state.journal()).unwrap() + "not an entry\n";
+    std::fs::write(state.journal(), text).unwrap();
+    for _ in 0..2 {
+        let resumed = resume(&state, &Profile::default(), Wanted::CutOff, &Silent).unwrap();
+        let Resumed::Undone(outcome) = resumed else { panic!("{resumed:?}") };
+        let told = cairn::repo::chain(&outcome.stuck[0]);
+        assert!(told.contains("1 lines of") && told.contains("move that file away"), "{told}");
+    }
     assert!(Run::begin(&state, header(), &Silent).is_err(), "a run began over a damaged journal");
 }
 

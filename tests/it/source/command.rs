@@ -23,6 +23,19 @@ fn run(script: &str) -> (Vec<u8>, Result<(), SourceError>) {
     (output, stream.finish())
 }
 
+/// A server that hung kept a dump, and so a platform, waiting for ever.
+#[test]
+fn a_program_that_is_silent_for_too_long_is_ended_and_told() {
+    let spec = CommandSpec::new(shell("echo begun; exec sleep 300"));
+    let stream = CommandStream::start(&spec, || false, |_| {}).unwrap();
+    let mut stream = stream.with_patience(Duration::from_millis(300));
+    let mut output = Vec::new();
+    let error = stream.read_to_end(&mut output).unwrap_err();
+    assert_eq!(output, b"begun\n");
+    assert!(error.kind() == std::io::ErrorKind::TimedOut && error.to_string().contains("silent"), "{error}");
+    stream.finish().unwrap_err();
+}
+
 #[test]
 fn output_is_good_only_with_status_zero() {
     let (output, result) = run("printf 'some\\0data'");

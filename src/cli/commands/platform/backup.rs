@@ -1,5 +1,6 @@
 //! `cairn platform backup`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,29 +12,55 @@ use crate::cli::args::platform::BackupArgs;
 use crate::cli::commands::platform::preflight::allowed;
 use crate::cli::commands::platform::{asked, lock, plan as show, watch};
 use crate::cli::commands::{Context, open};
-use crate::cli::exit::{Exit, Usage};
+use crate::cli::exit::{self, Exit, Usage};
 use crate::cli::report;
 use crate::format::set::{BackupSet, Status};
+use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::backup::{Options, Order, Outcome, backup, failures};
 use crate::orchestrate::platform::discover::discover;
 use crate::orchestrate::platform::files::Files;
 use crate::orchestrate::platform::metrics::{self, RunFigures};
-use crate::orchestrate::platform::plan::plan;
-use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::plan::{Plan, Request, plan};
+use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::progress::Notice;
 use crate::repo::Repository;
 
 pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<Exit> {
-    let (profile, request) = asked(&args.profile, args.selection)?;
+    let (profile, request) = asked(&args.profile, args.selection.clone())?;
     allowed(&args.allow)?;
-    let found = discover(&profile, &Files::beneath("/".as_ref()));
-    let plan = plan(&profile, found, &request).map_err(|error| Usage(error.to_string()))?;
     if args.dry_run {
-        return show::show_all(&plan, context.output);
+        return show::show_all(&planned(&profile, &request)?, context.output);
     }
-    let repository = open(global, context)?;
-    let (state, _lock) = lock(&profile, args.wait, context)?;
-    let mut allow = args.allow;
+    let without_redis = request.skip.contains(&Component::Redis)
+        || !(request.only.is_empty() || request.only.contains(&Component::Redis));
+    if args.purge_queues && without_redis {
+        return Err(Usage("--purge-queues saves queues in the set, and redis is left out of it".to_owned()).into());
+    }
+    let ended = back_up(global, &args, &profile, &request, context);
+    if let (Err(error), Some(path)) = (&ended, &profile.metrics.textfile) {
+        // A run that could not begin has ended, too, and is what an alert is for.
+        told(metrics::write_failure(path, &profile.name, exit::of(error) as u8, Timestamp::now()), path, context);
+    }
+    ended
+}
+
+fn planned(profile: &Profile, request: &Request) -> Result<Plan> {
+    let found = discover(profile, &Files::beneath("/".as_ref()));
+    plan(profile, found, request).map_err(|error| Usage(error.to_string()).into())
+}
+
+fn back_up(
+    global: &Global,
+    args: &BackupArgs,
+    profile: &Profile,
+    request: &Request,
+    context: &Context<'_>,
+) -> Result<Exit> {
+    let repository = &open(global, context)?;
+    let (state, _lock) = lock(profile, args.wait, context)?;
+    // Only now: another run may have been waited for, and files may have come and gone.
+    let plan = planned(profile, request)?;
+    let mut allow = args.allow.clone();
     // What the run is told to put right itself need not be so before.
     if args.configure_path_repo {
         allow.extend(["elasticsearch-path-repo", "elasticsearch-directory"].map(str::to_owned));
@@ -47,9 +74,9 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
         purge_queues: args.purge_queues,
         configure_path_repo: args.configure_path_repo,
     };
-    let (live, repository) = (watch(context)?, &repository);
+    let live = watch(context)?;
     context.interrupts.undo_first();
-    let order = Order { repository, profile: &profile, plan: &plan, options: &options, state: &state, monitor: &live };
+    let order = Order { repository, profile, plan: &plan, options: &options, state: &state, monitor: &live };
     let outcome = backup(&order)?;
     let exit = exit(&outcome);
     if let Some((id, set)) = &outcome.set {
@@ -57,12 +84,13 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
     }
     let ended = outcome.set.as_ref().map(|(id, set)| report::sentence(id, set));
     live.finish(ended.as_deref().unwrap_or("no backup set was published"));
+    write_metrics(profile, repository, &outcome, exit, context);
+    tell(&outcome, exit, context)?;
+    // Last: whatever becomes of the page, everything else was told.
     if let (Some((id, set)), Some(path)) = (&outcome.set, &args.report) {
         std::fs::write(path, report::html(id, set))
             .with_context(|| format!("the backup is done; cannot write its report to {}", path.display()))?;
     }
-    write_metrics(&profile, repository, &outcome, exit, context);
-    tell(&outcome, exit, context)?;
     Ok(exit)
 }
 
@@ -102,7 +130,8 @@ fn write_metrics(profile: &Profile, repository: &Repository, outcome: &Outcome, 
         Ok((sets, _)) => sets.into_iter().map(|info| info.set).collect(),
         Err(_) => outcome.set.iter().map(|(_, set)| set.clone()).collect(),
     };
-    let complete = |set: &&BackupSet| set.profile == profile.name && set.status == Status::Complete;
+    let ours = |set: &&BackupSet| set.profile == profile.name && set.host == repository.host();
+    let complete = |set: &&BackupSet| ours(set) && set.status == Status::Complete;
     let figures = RunFigures {
         set: outcome.set.as_ref().map(|(_, set)| set),
         last_complete: sets.iter().rev().find(complete),
@@ -110,7 +139,11 @@ fn write_metrics(profile: &Profile, repository: &Repository, outcome: &Outcome, 
         exit_code: exit as u8,
         ended: Timestamp::now(),
     };
-    if let Err(error) = metrics::write(path, &figures) {
+    told(metrics::write(path, &figures), path, context);
+}
+
+fn told(written: Result<(), OrchestrateError>, path: &Path, context: &Context<'_>) {
+    if let Err(error) = written {
         let subject = path.display().to_string();
         context.monitor.notice(Notice { subject, message: crate::repo::chain(&error) });
     }

@@ -77,9 +77,14 @@ fn line(info: &SetInfo) -> String {
     )
 }
 
-fn write_report(all: &[SetInfo], text: &str, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
+/// The set that is meant by an id prefix or `latest`.
+pub fn meant<'s>(all: &'s [SetInfo], text: &str) -> Result<&'s SetInfo> {
     let missing = || Usage(format!("no backup set, or more than one, is meant by {text:?}: see `cairn platform sets`"));
-    let info = if text == "latest" { all.last() } else { select_set(all, text) }.ok_or_else(missing)?;
+    Ok(if text == "latest" { all.last() } else { select_set(all, text) }.ok_or_else(missing)?)
+}
+
+fn write_report(all: &[SetInfo], text: &str, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
+    let info = meant(all, text)?;
     let report = match format(args, context) {
         ReportFormat::Html => report::html(&info.id, &info.set),
         ReportFormat::Text => {

@@ -170,7 +170,8 @@ fn take(executor: &Executor<'_>, client: &Client, notes: &Notes<'_>) -> Result<(
     executor.step(SNAPSHOT, None, || {
         let name = client.name_for(Timestamp::now())?;
         let began = Instant::now();
-        client.create(&name)?;
+        // One whose answer was late may have begun all the same.
+        client.create(&name).map_err(|error| discard(executor, client, &name, notes, error))?;
         let (mut known, mut written) = (false, 0);
         let taken = client.wait(&name, settings.snapshot_timeout(), &stop, &mut |progress| {
             if !known && progress.bytes_to_write > 0 {
@@ -183,7 +184,7 @@ fn take(executor: &Executor<'_>, client: &Client, notes: &Notes<'_>) -> Result<(
         if known {
             notes.within(SNAPSHOT, StepWork::End);
         }
-        let snapshot = taken.map_err(|error| discard(client, &name, notes, error))?;
+        let snapshot = taken.map_err(|error| discard(executor, client, &name, notes, error))?;
         let quiescence = if executor.is_full() { Quiescence::AtRest } else { Quiescence::Online };
         let counted = client.facts(&snapshot, quiescence, &stop)?;
         let documents: u64 = counted.facts.documents.values().sum();
@@ -194,8 +195,14 @@ fn take(executor: &Executor<'_>, client: &Client, notes: &Notes<'_>) -> Result<(
 }
 
 /// A snapshot that is not whole, or not waited for, must not stay: it takes space, and the next one would have to wait.
-fn discard(client: &Client, name: &str, notes: &Notes<'_>, error: SourceError) -> SourceError {
-    if let Err(left) = client.delete(name, &|| false) {
+/// Whoever wants to stop has services down, and waits for one answer at most.
+fn discard(executor: &Executor<'_>, client: &Client, name: &str, notes: &Notes<'_>, error: SourceError) -> SourceError {
+    let settings = &executor.profile.elasticsearch;
+    let limit = match executor.monitor.interrupted() {
+        true => settings.request_timeout(),
+        false => settings.delete_timeout(),
+    };
+    if let Err(left) = client.delete_within(name, limit, &|| false) {
         notes.tell("elasticsearch", format!("the snapshot {name} could not be deleted: {}", chain(&left)));
     }
     error

@@ -11,7 +11,7 @@ use crate::orchestrate::backup::TreeOptions;
 use crate::orchestrate::platform::executor::Notes;
 use crate::orchestrate::platform::rest::stop_pattern;
 use crate::orchestrate::platform::services::running;
-use crate::orchestrate::platform::store::Role;
+use crate::orchestrate::platform::store::{Role, Slot};
 use crate::orchestrate::platform::undo::undo;
 use crate::source::SourceError;
 use crate::source::neo4j::configuration::{self, Configuration};
@@ -35,8 +35,10 @@ pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, Orchest
         captured.versions.insert("neo4j".to_owned(), version);
         captured.facts = facts.map(Facts::Neo4j);
     }
+    let slot = scene.store.slot(notes)?;
     let copied = stop_pattern(&executor, STOP, &settings.service, scene.census.ran(&settings.service))
-        .and_then(|()| copy(scene, &configuration, &mut captured, notes));
+        .and_then(|()| copy(scene, &slot, &configuration, &mut captured, notes));
+    drop(slot);
     // At once: it was stopped for this alone, and needs long to start. What fails is tried again at the end of the run,
     // and told there.
     executor.run.undo_step(STOP, &mut |due| undo(executor.profile, due));
@@ -73,6 +75,7 @@ fn count(
 
 fn copy(
     scene: &Scene<'_>,
+    slot: &Slot<'_, '_>,
     configuration: &Configuration,
     captured: &mut Captured,
     notes: &Notes<'_>,
@@ -86,7 +89,7 @@ fn copy(
         let stop = scene.executor.stop();
         await_stopped(configuration, Duration::from_secs(settings.stop_timeout_seconds), &stop)?;
         let tree = TreeOptions { roots: paths.paths, ..TreeOptions::default() };
-        let (part, missed) = scene.store.tree(Role::STORE, tree, STEP, notes)?;
+        let (part, missed) = slot.tree(Role::STORE, tree, STEP, notes)?;
         // Somebody may have started it meanwhile.
         await_stopped(configuration, Duration::ZERO, &stop)?;
         captured.parts.push(part);

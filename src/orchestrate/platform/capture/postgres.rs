@@ -9,7 +9,7 @@ use crate::orchestrate::backup::TreeOptions;
 use crate::orchestrate::platform::executor::Notes;
 use crate::orchestrate::platform::rest::stop_pattern;
 use crate::orchestrate::platform::services::running;
-use crate::orchestrate::platform::store::Role;
+use crate::orchestrate::platform::store::{Role, Slot};
 use crate::orchestrate::platform::undo::undo;
 use crate::source::SourceError;
 use crate::source::files::Patterns;
@@ -69,8 +69,10 @@ fn files(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateEr
         true => None,
         false => Some((version(scene)?, facts(settings, Method::Files, &stop)?)),
     };
+    let slot = scene.store.slot(notes)?;
     let copied = stop_pattern(&executor, STOP, &settings.service, scene.census.ran(&settings.service))
-        .and_then(|()| copy(scene, counted, notes));
+        .and_then(|()| copy(scene, &slot, counted, notes));
+    drop(slot);
     // At once: it was stopped for this alone. What fails is tried again at the end of the run, and told there.
     executor.run.undo_step(STOP, &mut |due| undo(executor.profile, due));
     copied
@@ -78,6 +80,7 @@ fn files(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateEr
 
 fn copy(
     scene: &Scene<'_>,
+    slot: &Slot<'_, '_>,
     counted: Option<(String, PostgresFacts)>,
     notes: &Notes<'_>,
 ) -> Result<Captured, OrchestrateError> {
@@ -87,7 +90,7 @@ fn copy(
         let layout = data_layout(settings)?;
         let before = at_rest(settings, &layout, &stop)?;
         let tree = TreeOptions { roots: layout.roots(), ..TreeOptions::default() };
-        let (part, missed) = scene.store.tree(Role::FILES, tree, STEP, notes)?;
+        let (part, missed) = slot.tree(Role::FILES, tree, STEP, notes)?;
         if at_rest(settings, &layout, &stop)? != before {
             let server = settings.server();
             let what = "it was started while its files were copied; nothing is taken from them".to_owned();

@@ -81,7 +81,9 @@ fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedSte
 fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
     let services = &profile.services;
     let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
-    let mut drain: Vec<Use> = profile.redis.queues.iter().map(Use::queue).collect();
+    let queues: Vec<Use> = profile.redis.queues.iter().chain(&profile.redis.ingestion_queues).map(Use::queue).collect();
+    let mut drain = queues.clone();
+    drain.push(Use::note("with --purge-queues the queues of data on its way in are not waited for"));
     drain.push(Use::address(profile.redis.shown()));
     drain.push(Use::limit(profile.redis.drain_timeout_seconds));
     steps.push(PlannedStep {
@@ -92,11 +94,12 @@ fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
     });
     steps.push(PlannedStep {
         id: "purge-queues".to_owned(),
-        title: "save the ingestion queues in the backup set, then empty them (DEL)".to_owned(),
+        title: "save what is left in queues in the backup set, then empty them (DEL, when the set is published)"
+            .to_owned(),
         only_if: Some("--purge-queues".to_owned()),
         changes: true,
         undo: vec![Use::note("if the backup fails: put the elements back")],
-        uses: profile.redis.ingestion_queues.iter().map(Use::queue).collect(),
+        uses: queues,
         ..PlannedStep::default()
     });
     steps.extend(stop(profile, "stop-workers", "stop the workers:", &services.workers));
