@@ -62,6 +62,12 @@ pub enum OrchestrateError {
         /// The journal.
         journal: String,
     },
+    /// The platform was stopped on purpose.
+    #[error("the platform was stopped on purpose: run `cairn platform start` first, which starts what ran ({journal})")]
+    AtRest {
+        /// The journal.
+        journal: String,
+    },
     /// The state directory failed.
     #[error("cannot {action} {path}: the state directory must be writable, and have some space")]
     State {

@@ -82,6 +82,8 @@ fn every_step_of_the_coverage_is_in_the_plan_and_every_test_exists() {
     let sources =
         ["profile", "discover", "plan", "preflight"].map(|name| read(&format!("tests/it/platform/{name}.rs"))).concat();
     let sources = sources + &read("tests/it/cli/platform.rs") + &read("tests/live/preflight.rs");
+    let live = ["", "/kill", "/rest"].map(|name| read(&format!("tests/live/platform{name}.rs"))).concat();
+    let sources = sources + &live;
     let plan = ["plan", "plan/steps", "plan/capture"]
         .map(|name| read(&format!("src/orchestrate/platform/{name}.rs")))
         .concat();

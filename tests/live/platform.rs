@@ -1,5 +1,8 @@
 //! `cairn platform backup` on a whole platform: stopped in order, captured, up again, one recovery point.
 
+mod kill;
+mod light;
+mod rest;
 mod servers;
 
 use std::collections::BTreeSet;
@@ -20,10 +23,16 @@ pub struct Platform {
 
 impl Platform {
     pub fn boot() -> Option<Self> {
-        let lab = Lab::boot(&PLATFORM)?;
-        let entities = lab.load(1);
+        let mut platform = Platform::with_units(&PLATFORM)?;
+        platform.entities = platform.lab.load(1);
+        Some(platform)
+    }
+
+    /// With these units, and no data.
+    pub fn with_units(units: &[&str]) -> Option<Self> {
+        let lab = Lab::boot(units)?;
         std::fs::write(lab.path(PASSWORD), "a long password\n").unwrap();
-        let platform = Platform { lab, entities };
+        let platform = Platform { lab, entities: 0 };
         let made = platform.cairn(&["init"]);
         assert!(made.status.success(), "{made:?}");
         Some(platform)

@@ -18,6 +18,7 @@ use crate::cli::commands::Context;
 use crate::cli::exit::Exit;
 use crate::cli::live::Live;
 use crate::cli::systemd::Notify;
+use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::plan::{Mode, Request};
 use crate::orchestrate::platform::profile::Profile;
 use crate::orchestrate::platform::resume::Wanted;
@@ -40,6 +41,16 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
 /// A view of a run.
 fn watch(context: &Context<'_>) -> Result<Live> {
     Ok(Live::new(context.output, context.bars.stop(), Notify::from_environment())?)
+}
+
+/// From here on a stop waits for the undoing. One that was asked for before ends the program in a few seconds, so nothing
+/// may be begun any more.
+fn undo_first(context: &Context<'_>) -> Result<()> {
+    context.interrupts.undo_first();
+    match context.monitor.interrupted() {
+        true => Err(OrchestrateError::Interrupted.into()),
+        false => Ok(()),
+    }
 }
 
 /// The state directory of this machine, locked.

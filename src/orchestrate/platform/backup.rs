@@ -23,7 +23,7 @@ use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::Census;
 use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::platform::store::Store;
-use crate::orchestrate::platform::undo::undo;
+use crate::orchestrate::platform::undo::{patiently, undo};
 use crate::progress::{Monitor, Notice};
 use crate::repo::{RepoError, Repository, chain};
 use crate::source::elasticsearch::settings_file;
@@ -205,6 +205,8 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
     }
     if executor.plans("prove-up")
         && let Err(error) = executor.step("prove-up", None, || Ok((prove_up(order.profile, &taken)?, ())))
+        // Whoever wants to stop here has everything up again, and no set: the next step says so.
+        && !error.is_interrupted()
     {
         stuck.push(error);
     }
@@ -240,7 +242,8 @@ fn prove_up(profile: &Profile, taken: &Taken) -> Result<String, OrchestrateError
 /// What was changed for good, now that the set holds what it replaced.
 fn settle(order: &Order<'_>, executor: &Executor<'_>, purged: Option<Purged>) -> Result<(), OrchestrateError> {
     if let Some(purged) = purged {
-        redis::Client::connect(&order.profile.redis)?.drop_aside(&purged.saved)?;
+        let limit = order.profile.services.health.timeout_seconds.duration();
+        patiently(limit, || redis::Client::connect(&order.profile.redis)?.drop_aside(&purged.saved))?;
     }
     executor.run.keep_changes()?;
     let kept = capture::kept_settings(executor);

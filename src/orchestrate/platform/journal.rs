@@ -24,6 +24,9 @@ pub enum Undo {
     StartUnits {
         /// The units.
         units: Vec<String>,
+        /// Units that were down before and stay down, also if systemd starts them along with those (`Wants=`).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        down: Vec<String>,
     },
     /// Put back elements that were taken out of queues: each queue, and the key that they were moved to.
     MergeQueues {
@@ -123,8 +126,12 @@ impl Journal {
     /// Begins a journal. An unfinished one is an error: what it stopped has to be started first.
     pub fn create(state: &StateDir, header: Header) -> Result<Self, OrchestrateError> {
         if let Some(found) = Found::read(state)? {
+            let journal = escape_path(&state.journal());
+            if found.at_rest {
+                return Err(OrchestrateError::AtRest { journal });
+            }
             if !found.due.is_empty() || found.damaged > 0 {
-                return Err(OrchestrateError::Unfinished { journal: escape_path(&state.journal()) });
+                return Err(OrchestrateError::Unfinished { journal });
             }
             state.retire_journal()?;
         }

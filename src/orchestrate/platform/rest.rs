@@ -12,7 +12,7 @@ use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::{Profile, Unit};
-use crate::orchestrate::platform::services::{Census, running, stop_units};
+use crate::orchestrate::platform::services::{Census, Stopped, dependent, running, stop_units};
 use crate::orchestrate::platform::store::{Role, Store};
 use crate::source::SourceError;
 use crate::source::process::Process;
@@ -69,50 +69,62 @@ pub fn bring_to_rest(
     notes: &Notes<'_>,
 ) -> Result<Option<Purged>, OrchestrateError> {
     let services = &executor.profile.services;
-    stop_all(executor, census, "stop-first", &services.first)?;
-    drain(executor, queues)?;
+    stop_all(executor, census, "stop-first", &services.first, notes)?;
+    drain(executor, queues, notes)?;
     let purged = match queues.purge_into {
         Some(store) => purge(executor, store, notes)?,
         None => None,
     };
-    stop_all(executor, census, "stop-workers", &services.workers)?;
-    stop_all(executor, census, "stop-others", &services.others)?;
+    stop_all(executor, census, "stop-workers", &services.workers, notes)?;
+    stop_all(executor, census, "stop-others", &services.others, notes)?;
     leftovers(executor, notes)?;
     last_look(executor)?;
     Ok(purged)
 }
 
-fn stop_all(executor: &Executor<'_>, census: &Census, id: &str, patterns: &[Unit]) -> Result<(), OrchestrateError> {
+fn stop_all(
+    executor: &Executor<'_>,
+    census: &Census,
+    id: &str,
+    patterns: &[Unit],
+    notes: &Notes<'_>,
+) -> Result<(), OrchestrateError> {
     for pattern in patterns {
         let pattern = pattern.as_str();
-        stop_pattern(executor, &format!("{id}:{pattern}"), pattern, census.ran(pattern))?;
+        stop_pattern(executor, &format!("{id}:{pattern}"), pattern, census, notes)?;
     }
     Ok(())
 }
 
-/// Stops what a name or glob stands for. It will be started again if it ran at the census, or runs now.
+/// Stops what a name or glob stands for. It will be started again if it ran at the census, or runs now; and so will
+/// what systemd stops together with it.
 pub fn stop_pattern(
     executor: &Executor<'_>,
     id: &str,
     pattern: &str,
-    ran: impl IntoIterator<Item = String>,
+    census: &Census,
+    notes: &Notes<'_>,
 ) -> Result<(), OrchestrateError> {
     let stop = executor.stop();
     let now = running(executor.profile, pattern, &stop)?;
-    let mut again: Vec<String> = now.iter().cloned().chain(ran).collect();
+    let dependent = dependent(executor.profile, &now, &stop)?;
+    let mut again: Vec<String> = now.iter().cloned().chain(dependent).chain(census.ran(pattern)).collect();
     let idle = if again.is_empty() { "nothing of it ran" } else { "it went down with another unit" };
     again.sort();
     again.dedup();
     again.reverse();
-    let undo = (!again.is_empty()).then_some(Undo::StartUnits { units: again });
+    let undo = (!again.is_empty()).then_some(Undo::StartUnits { units: again, down: census.down() });
     let now = Vec::from_iter(now);
     executor.step(id, undo, || {
-        let seen = stop_units(executor.profile, &now, &stop)?;
+        let Stopped { seen, killed } = stop_units(executor.profile, &now, &stop)?;
+        for unit in killed {
+            notes.tell(&unit, format!("{unit} did not end when it was told to, and systemd killed it"));
+        }
         Ok((if now.is_empty() { idle.to_owned() } else { seen }, ()))
     })
 }
 
-fn drain(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateError> {
+fn drain(executor: &Executor<'_>, queues: Queues<'_>, notes: &Notes<'_>) -> Result<(), OrchestrateError> {
     let settings = &executor.profile.redis;
     let limit = queues.drain_timeout.unwrap_or(Duration::from_secs(settings.drain_timeout_seconds));
     let mut waited = settings.queues.clone();
@@ -122,6 +134,7 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateE
     }
     executor.step("drain-queues", None, || {
         let mut client = redis::Client::connect(settings)?;
+        give_back(&mut client, notes)?;
         let (mut first, stop) = (None, executor.stop());
         let drain = Drain { queues: &waited, unacked: true, limit };
         let drained = client.wait_drained(drain, &stop, &mut |left| {
@@ -141,6 +154,20 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>) -> Result<(), OrchestrateE
             Err(error) => Err(error.into()),
         }
     })
+}
+
+/// Elements that are set aside, while no journal says so, are of a purge that Redis has forgotten again: its disk had not
+/// seen yet that they were dropped when it lost its power. They are in the queue once more then, rather than nowhere.
+fn give_back(client: &mut redis::Client, notes: &Notes<'_>) -> Result<(), SourceError> {
+    let settings = client.settings();
+    let keys = settings.queues.iter().chain(&settings.ingestion_queues).flat_map(|queue| settings.keys(queue));
+    let keys: Vec<String> = keys.collect();
+    let aside = client.set_aside_already(&keys)?;
+    client.put_back(&keys)?;
+    if !aside.is_empty() {
+        notes.tell("redis", format!("elements that an earlier run had set aside are back: {}", in_words(&aside)));
+    }
+    Ok(())
 }
 
 /// Elements by queue, for people.
@@ -181,7 +208,9 @@ fn leftovers(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(), Orchestra
     executor.step("leftovers", None, || {
         let (rules, stop) = (Rules::new(&settings.rules)?, executor.stop());
         let mut seen = Vec::new();
-        for (process, rule) in rules.find()? {
+        let found = rules.find()?;
+        belong_to_no_unit(executor, &found)?;
+        for (process, rule) in found {
             let mut told = |process: &Process, signal| {
                 executor.tell_item("leftovers", &format!("{} gets {signal:?}", process.shown()));
             };
@@ -211,6 +240,22 @@ fn leftovers(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(), Orchestra
         }
         Ok((if seen.is_empty() { "none".to_owned() } else { seen.join("; ") }, ()))
     })
+}
+
+/// Fails if one of these is what a unit runs. Who ends it ends the unit, which would stay down, or start it anew.
+fn belong_to_no_unit(executor: &Executor<'_>, found: &[(Process, String)]) -> Result<(), OrchestrateError> {
+    let (systemd, stop) = (Systemd::new(&executor.profile.systemd), executor.stop());
+    for (process, _) in found {
+        let Some(unit) = process.unit() else { continue };
+        let state = systemd.state(&unit, &stop)?;
+        if state.main_pid == Some(process.id.pid) && !state.is_stopped() {
+            let shown = process.shown();
+            return Err(OrchestrateError::Unfit(format!(
+                "{shown} is what the unit {unit} runs, which the profile does not name: add it to services.others there"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn last_look(executor: &Executor<'_>) -> Result<(), OrchestrateError> {

@@ -103,7 +103,8 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 self.record(&id, &title, StepState::Failed, (time, began), chain(&error));
-                Err(match error.is_interrupted() {
+                // A signal also makes a step fail that waits for a server's answer (EINTR); the record says what happened.
+                Err(match error.is_interrupted() || self.monitor.interrupted() {
                     true => OrchestrateError::Interrupted,
                     false => OrchestrateError::Step { step: id, title, source: Box::new(error) },
                 })

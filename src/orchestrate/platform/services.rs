@@ -1,7 +1,8 @@
 //! The platform's units: which run, stopping and starting several at once, and the proof that all is up again.
 //!
-//! Invariant: what is to be started again is decided by a census that is taken before anything is stopped. Stopping one
-//! unit takes others down with it (`PartOf=`), and those would otherwise be found down, and stay down.
+//! Invariant: what is to be started again is decided before it is stopped: by a census, which is taken before anything
+//! is, and by what systemd says that it will stop with a unit (`PartOf=`, `Requires=`, `BindsTo=`). Such a unit would
+//! otherwise be found down, or never be looked at, and stay down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -12,13 +13,15 @@ use crate::orchestrate::platform::profile::{HostPort, Profile};
 use crate::repo::chain;
 use crate::source::SourceError;
 use crate::source::systemd::change::Change;
-use crate::source::systemd::{Activity, Systemd};
+use crate::source::systemd::{Activity, Systemd, UnitState};
 use crate::source::wait::pause;
 
 /// So many units change at the same time.
 const AT_ONCE: usize = 16;
 /// How long a port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
+/// What systemd says of a unit that it had to kill.
+const TIMEOUT: &str = "timeout";
 /// How often a port is tried.
 const TRY: Duration = Duration::from_millis(500);
 
@@ -27,6 +30,10 @@ const TRY: Duration = Duration::from_millis(500);
 pub struct Census {
     /// The units that run, by the name or glob in the profile.
     running: BTreeMap<String, BTreeSet<String>>,
+    /// The units that run and are stopped with those, whatever they are called.
+    dependent: BTreeSet<String>,
+    /// The units of the profile that do not run. One that does its work and ends is none of these.
+    down: BTreeSet<String>,
     /// The ports of the profile that accept connections.
     ports: Vec<HostPort>,
 }
@@ -36,8 +43,11 @@ impl Census {
     pub fn take(profile: &Profile, patterns: &[&str], stop: &dyn Fn() -> bool) -> Result<Self, SourceError> {
         let mut census = Census::default();
         for pattern in patterns {
-            census.running.insert((*pattern).to_owned(), running(profile, pattern, stop)?);
+            let (running, others) = look(profile, pattern, stop)?;
+            census.running.insert((*pattern).to_owned(), running);
+            census.down.extend(others.into_iter().filter(|state| state.kind != "oneshot").map(|state| state.name));
         }
+        census.dependent = dependent(profile, &census.units(), stop)?;
         let ports = profile.services.health.ports.iter();
         census.ports = ports.filter(|port| accepts(port)).cloned().collect();
         Ok(census)
@@ -48,9 +58,14 @@ impl Census {
         self.running.get(pattern).cloned().unwrap_or_default()
     }
 
+    /// The units that were down, and are to stay so.
+    pub fn down(&self) -> Vec<String> {
+        self.down.iter().cloned().collect()
+    }
+
     /// All units that ran.
     pub fn units(&self) -> BTreeSet<String> {
-        self.running.values().flatten().cloned().collect()
+        self.running.values().flatten().chain(&self.dependent).cloned().collect()
     }
 
     /// For people.
@@ -87,26 +102,81 @@ impl Census {
 
 /// The units of a name or glob that run, or are about to.
 pub fn running(profile: &Profile, pattern: &str, stop: &dyn Fn() -> bool) -> Result<BTreeSet<String>, SourceError> {
-    let systemd = Systemd::new(&profile.systemd);
-    let mut running = BTreeSet::new();
-    for unit in systemd.expand(pattern, stop)? {
-        let state = systemd.state(&unit, stop)?;
-        if matches!(state.activity, Activity::Active | Activity::Activating) {
-            running.insert(unit);
-        }
-    }
-    Ok(running)
+    look(profile, pattern, stop).map(|(running, _)| running)
 }
 
-/// Stops units; what was seen.
+/// The units of a name or glob that run, or are about to; and the others.
+fn look(
+    profile: &Profile,
+    pattern: &str,
+    stop: &dyn Fn() -> bool,
+) -> Result<(BTreeSet<String>, Vec<UnitState>), SourceError> {
+    let systemd = Systemd::new(&profile.systemd);
+    let (mut running, mut others) = (BTreeSet::new(), Vec::new());
+    for unit in systemd.expand(pattern, stop)? {
+        let state = systemd.state(&unit, stop)?;
+        match state.activity {
+            Activity::Active | Activity::Activating => drop(running.insert(unit)),
+            Activity::Inactive | Activity::Failed | Activity::Deactivating => others.push(state),
+        }
+    }
+    Ok((running, others))
+}
+
+/// Those of some units of which nothing runs.
+pub fn stopped(profile: &Profile, units: &[String], stop: &dyn Fn() -> bool) -> Result<Vec<String>, SourceError> {
+    let systemd = Systemd::new(&profile.systemd);
+    let mut stopped = Vec::new();
+    for unit in units {
+        if systemd.state(unit, stop)?.is_stopped() {
+            stopped.push(unit.clone());
+        }
+    }
+    Ok(stopped)
+}
+
+/// The units that run now and that systemd would stop together with these, directly or by way of others.
+pub fn dependent(
+    profile: &Profile,
+    units: &BTreeSet<String>,
+    stop: &dyn Fn() -> bool,
+) -> Result<BTreeSet<String>, SourceError> {
+    let systemd = Systemd::new(&profile.systemd);
+    let (mut seen, mut waiting, mut found) = (units.clone(), Vec::from_iter(units.clone()), BTreeSet::new());
+    while let Some(unit) = waiting.pop() {
+        for other in systemd.state(&unit, stop)?.stopped_with {
+            if !seen.insert(other.clone()) {
+                continue;
+            }
+            if matches!(systemd.state(&other, stop)?.activity, Activity::Active | Activity::Activating) {
+                found.insert(other.clone());
+            }
+            waiting.push(other);
+        }
+    }
+    Ok(found)
+}
+
+/// What was seen of units that were stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Stopped {
+    /// All of it, for people.
+    pub seen: String,
+    /// Those that did not end when they were told to, and were killed by systemd.
+    pub killed: Vec<String>,
+}
+
+/// Stops units.
 pub fn stop_units(
     profile: &Profile,
     units: &[String],
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<String, OrchestrateError> {
+) -> Result<Stopped, OrchestrateError> {
     let systemd = Systemd::new(&profile.systemd);
     let limit = Duration::from_secs(profile.systemd.stop_timeout_seconds);
-    all(units, |unit| systemd.stop(unit, limit, stop))
+    let states = all(units, |unit| systemd.stop(unit, limit, stop))?;
+    let killed = states.iter().filter(|state| state.result == TIMEOUT).map(|state| state.name.clone()).collect();
+    Ok(Stopped { seen: shown(&states), killed })
 }
 
 /// Starts units; what was seen.
@@ -117,14 +187,19 @@ pub fn start_units(
 ) -> Result<String, OrchestrateError> {
     let systemd = Systemd::new(&profile.systemd);
     let limit = Duration::from_secs(profile.systemd.start_timeout_seconds);
-    all(units, |unit| systemd.start(unit, limit, stop))
+    all(units, |unit| systemd.start(unit, limit, stop)).map(|states| shown(&states))
+}
+
+fn shown(states: &[UnitState]) -> String {
+    let lines: Vec<String> = states.iter().map(UnitState::shown).collect();
+    if lines.is_empty() { "nothing to do".to_owned() } else { lines.join("; ") }
 }
 
 /// Changes units, several at once. One that fails does not keep the others from being changed.
 fn all(
     units: &[String],
     change: impl Fn(&str) -> Result<Change, SourceError> + Sync,
-) -> Result<String, OrchestrateError> {
+) -> Result<Vec<UnitState>, OrchestrateError> {
     let (mut seen, mut failed) = (Vec::new(), Vec::new());
     for some in units.chunks(AT_ONCE) {
         let results: Vec<_> = std::thread::scope(|scope| {
@@ -133,7 +208,7 @@ fn all(
         });
         for (unit, result) in some.iter().zip(results) {
             match result {
-                Ok(Ok(change)) => seen.push(change.state().shown()),
+                Ok(Ok(change)) => seen.push(change.state().clone()),
                 Ok(Err(SourceError::Interrupted)) => return Err(OrchestrateError::Interrupted),
                 Ok(Err(error)) => failed.push(chain(&error)),
                 Err(_) => failed.push(format!("{unit}: the thread that changed it ended early")),
@@ -141,8 +216,7 @@ fn all(
         }
     }
     match failed.is_empty() {
-        true if seen.is_empty() => Ok("nothing to do".to_owned()),
-        true => Ok(seen.join("; ")),
+        true => Ok(seen),
         false => Err(OrchestrateError::Unfit(failed.join("; "))),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::Profile;
-use crate::orchestrate::platform::services::{start_units, stop_units};
+use crate::orchestrate::platform::services::{start_units, stop_units, stopped};
 use crate::source::SourceError;
 use crate::source::elasticsearch::client::Level;
 use crate::source::elasticsearch::repository::Access;
@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Undoes something; what was seen.
 pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> {
     match undo {
-        Undo::StartUnits { units } => start_units(profile, units, &never),
+        Undo::StartUnits { units, down } => start(profile, units, down),
         Undo::MergeQueues { queues } => put_back(profile, queues),
         Undo::RestoreFile { path, copy, unit } => restore_file(profile, Path::new(path), Path::new(copy), unit),
         Undo::MakeRepositoryWritable => {
@@ -35,6 +35,16 @@ pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
             Ok(if changed { "it is writable again" } else { "it was writable" }.to_owned())
         }
     }
+}
+
+/// Starts units, and stops again what was started along with them. What of `down` runs already stays: somebody wants it.
+fn start(profile: &Profile, units: &[String], down: &[String]) -> Result<String, OrchestrateError> {
+    let down = stopped(profile, down, &never)?;
+    let started = start_units(profile, units, &never);
+    let (still, mut along) = (stopped(profile, &down, &never)?, down);
+    along.retain(|unit| !still.contains(unit));
+    stop_units(profile, &along, &never)?;
+    started
 }
 
 fn never() -> bool {
@@ -69,8 +79,9 @@ fn restore_file(profile: &Profile, path: &Path, copy: &Path, unit: &str) -> Resu
     Ok(if changed { "the file is as it was" } else { "the file was as before" }.to_owned())
 }
 
-/// Tries for as long as a server does not answer, or says that it cannot yet.
-fn patiently<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
+/// Tries for as long as a server does not answer, says that it cannot yet, or is broken off by a signal: the second wish to
+/// stop comes while everybody waits for the undoing. What is tried must be the same, done twice.
+pub fn patiently<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
     let started = Instant::now();
     loop {
         match attempt() {

@@ -57,6 +57,17 @@ impl Process {
         }
     }
 
+    /// The service of systemd in whose control group it is, if that can be told.
+    pub fn unit(&self) -> Option<String> {
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.id.pid)).ok()?;
+        // `0::/...`, and on older machines also `1:name=systemd:/...`.
+        let mut groups = groups.lines().filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            fields.next().filter(|name| name.is_empty() || *name == "name=systemd").and(fields.next())
+        });
+        groups.find_map(unit_of).map(str::to_owned)
+    }
+
     /// For people: number, user and arguments.
     pub fn shown(&self) -> String {
         let user = uzers::get_user_by_uid(self.uid)
@@ -94,6 +105,15 @@ fn without_password(argument: &str) -> String {
         Some(at) => format!("{scheme}://***{}", &rest[at..]),
         None => argument.to_owned(),
     }
+}
+
+/// The unit that a line of `/proc/PID/cgroup` names: below it may be groups of the unit's own. Units of a user's own
+/// manager, and what is outside of this machine, are none of ours.
+fn unit_of(group: &str) -> Option<&str> {
+    if group.starts_with("/..") || group.starts_with("/user.slice/") {
+        return None;
+    }
+    group.split('/').find(|part| part.ends_with(".service"))
 }
 
 impl ProcessId {

@@ -81,10 +81,9 @@ impl Systemd {
         if before.activity == Activity::Active && !before.job {
             return Ok(Change::Already(before));
         }
-        if before.activity == Activity::Failed {
-            // It may have failed too often to be started again.
-            self.run(&["reset-failed", "--", &before.name], stop)?.output()?;
-        }
+        // It may have been started too often in too short a time to be started again: by runs that were stopped at once. A
+        // unit that systemd does not hold in memory has no such count, and this fails.
+        self.run(&["reset-failed", "--", &before.name], stop)?;
         self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
         let started = Instant::now();
         let mut look = LOOKS.0;

@@ -6,8 +6,12 @@ use crate::source::SourceError;
 use crate::source::systemd::{Systemd, with_suffix};
 
 /// The properties that are asked for.
-const PROPERTIES: &str =
-    "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,Job,ExecMainCode,ExecMainStatus,Type";
+const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,Job,ExecMainCode,ExecMainStatus,Type,\
+     ConsistsOf,RequiredBy,BoundBy";
+/// What systemd stops together with a unit is in these.
+const STOPPED_WITH: [&str; 3] = ["ConsistsOf", "RequiredBy", "BoundBy"];
+/// Of the kinds of units that systemd stops with another, those that work for the platform.
+const KINDS: [&str; 4] = [".service", ".socket", ".timer", ".path"];
 
 /// Whether systemd knows a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub struct UnitState {
     pub exit_status: i32,
     /// `simple`, `forking`, `oneshot`, `notify`, ...
     pub kind: String,
+    /// The units that systemd stops when this one is stopped (their `PartOf=`, `Requires=` and `BindsTo=`).
+    pub stopped_with: Vec<String>,
 }
 
 impl UnitState {
@@ -125,6 +131,12 @@ impl Systemd {
             job: !matches!(property("Job"), "" | "0"),
             exit_status: property("ExecMainStatus").parse().unwrap_or(0),
             kind: property("Type").to_owned(),
+            stopped_with: STOPPED_WITH
+                .iter()
+                .flat_map(|name| property(name).split_whitespace())
+                .filter(|unit| KINDS.iter().any(|kind| unit.ends_with(kind)))
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }

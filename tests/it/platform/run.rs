@@ -33,7 +33,7 @@ impl Units {
 
     fn undo(&mut self, undo: &Undo) -> Result<String, OrchestrateError> {
         match undo {
-            Undo::StartUnits { units } => self.0.extend(units.iter().cloned()),
+            Undo::StartUnits { units, .. } => self.0.extend(units.iter().cloned()),
             other => panic!("nobody began {other:?}"),
         }
         Ok("started".to_owned())
@@ -49,7 +49,7 @@ fn unit(number: usize) -> String {
 }
 
 fn step(number: usize) -> Step {
-    let undo = Some(Undo::StartUnits { units: vec![unit(number)] });
+    let undo = Some(Undo::StartUnits { units: vec![unit(number)], down: Vec::new() });
     Step { id: format!("stop-{number}"), title: format!("Stop {}", unit(number)), undo }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::args::Global;
 use crate::cli::args::platform::BackupArgs;
 use crate::cli::commands::platform::preflight::allowed;
-use crate::cli::commands::platform::{asked, lock, plan as show, watch};
+use crate::cli::commands::platform::{asked, lock, plan as show, undo_first, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{self, Exit, Usage};
 use crate::cli::report;
@@ -75,7 +75,7 @@ fn back_up(
         configure_path_repo: args.configure_path_repo,
     };
     let live = watch(context)?;
-    context.interrupts.undo_first();
+    undo_first(context)?;
     let order = Order { repository, profile, plan: &plan, options: &options, state: &state, monitor: &live };
     let outcome = backup(&order)?;
     let exit = exit(&outcome);

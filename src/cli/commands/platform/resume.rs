@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::args::platform::{StateArgs, StopArgs};
 use crate::cli::commands::Context;
-use crate::cli::commands::platform::{lock, profile, watch};
+use crate::cli::commands::platform::{lock, profile, undo_first, watch};
 use crate::cli::exit::{Exit, Usage};
 use crate::orchestrate::platform::backup::{Outcome, failures};
 use crate::orchestrate::platform::discover::Discovery;
@@ -18,7 +18,7 @@ use crate::orchestrate::platform::resume::{self, Resumed, Wanted};
 pub fn resume(args: StateArgs, wanted: Wanted, context: &Context<'_>) -> Result<Exit> {
     let profile = profile::load(&args.profile.profile)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
-    context.interrupts.undo_first();
+    undo_first(context)?;
     let live = watch(context)?;
     let resumed = resume::resume(&state, &profile, wanted, &live)?;
     live.finish("");
@@ -41,7 +41,7 @@ pub fn stop(args: StopArgs, context: &Context<'_>) -> Result<Exit> {
     // No file of the platform is looked at: nothing is captured.
     let plan = plan(&profile, Discovery::default(), &Request::default()).map_err(|error| Usage(error.to_string()))?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
-    context.interrupts.undo_first();
+    undo_first(context)?;
     let queues = Queues { drain_timeout: args.drain_timeout.map(Duration::from_secs), purge_into: None };
     let live = watch(context)?;
     let outcome = resume::stop(&state, &profile, &plan, queues, &live)?;

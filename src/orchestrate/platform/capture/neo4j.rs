@@ -36,7 +36,7 @@ pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, Orchest
         captured.facts = facts.map(Facts::Neo4j);
     }
     let slot = scene.store.slot(notes)?;
-    let copied = stop_pattern(&executor, STOP, &settings.service, scene.census.ran(&settings.service))
+    let copied = stop_pattern(&executor, STOP, &settings.service, scene.census, notes)
         .and_then(|()| copy(scene, &slot, &configuration, &mut captured, notes));
     drop(slot);
     // At once: it was stopped for this alone, and needs long to start. What fails is tried again at the end of the run,

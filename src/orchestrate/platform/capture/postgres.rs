@@ -70,7 +70,7 @@ fn files(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateEr
         false => Some((version(scene)?, facts(settings, Method::Files, &stop)?)),
     };
     let slot = scene.store.slot(notes)?;
-    let copied = stop_pattern(&executor, STOP, &settings.service, scene.census.ran(&settings.service))
+    let copied = stop_pattern(&executor, STOP, &settings.service, scene.census, notes)
         .and_then(|()| copy(scene, &slot, counted, notes));
     drop(slot);
     // At once: it was stopped for this alone. What fails is tried again at the end of the run, and told there.
