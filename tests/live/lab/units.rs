@@ -101,7 +101,7 @@ impl Nightly {
         let profile = "extends = \"eclecticiq-centos\"\nname = \"nightly\"\ncomponents = [\"config\"]\n\
             [celery]\ncommand = []\n[metrics]\ntextfile = \"/var/lib/cairn/cairn.prom\"\n";
         std::fs::write(lab.path("/etc/cairn/profile.toml"), profile).unwrap();
-        let settings = "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\n";
+        let settings = "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\nCAIRN_BACKUP_OPTIONS=--allow queues\n";
         std::fs::write(lab.path("/etc/cairn/backup.env"), settings).unwrap();
         lab.ok(&["mkdir", "-p", "/srv/backup"]);
         let secret = "/etc/cairn/repository-password";

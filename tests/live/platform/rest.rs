@@ -68,7 +68,11 @@ fn a_queue_that_does_not_drain() {
     std::fs::remove_file(&sets).unwrap();
     std::fs::rename(&away, &sets).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("undo: save the ingestion queues"), "{}", shown(&output));
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("undo: save what is left in queues"),
+        "{}",
+        shown(&output)
+    );
     unchanged("not published");
     assert_eq!(light.sets(), 0);
 
