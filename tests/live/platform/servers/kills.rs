@@ -46,8 +46,14 @@ pub fn power_is_lost_and_resume_waits_for_the_servers(platform: &mut Platform) {
     let before = platform.active();
     platform.lab.ok(&["systemctl", "stop", unit]);
     platform.redis(&["RPUSH", queue, "first", "second"]);
-    // A second for each key, when it starts again.
-    platform.write("/etc/eclecticiq-redis/local.conf", "key-load-delay 1000000\n");
+    // When it starts again it takes its time over each key, and says so whenever it has read a little, until Elasticsearch,
+    // which is undone first, is up.
+    let slow = "key-load-delay 3000000\nloading-process-events-interval-bytes 1024\nrdbcompression no\n";
+    platform.write("/etc/eclecticiq-redis/local.conf", slow);
+    for number in 0..5 {
+        platform.redis(&["SET", &format!("filler {number}"), &"x".repeat(3000)]);
+    }
+    platform.redis(&["CONFIG", "SET", "rdbcompression", "no"]);
     let mut run = platform.begin("backup", &profile, &["--purge-queues", "--drain-timeout", "0"]);
     run.begins("capture-redis");
     platform.redis(&["SAVE"]);
@@ -61,6 +67,7 @@ pub fn power_is_lost_and_resume_waits_for_the_servers(platform: &mut Platform) {
         assert!(ended.text.contains(seen), "{seen}: {}", ended.text);
     }
     platform.lab.await_units();
+    platform.redis(&["DEL", "filler 0", "filler 1", "filler 2", "filler 3", "filler 4"]);
     platform.is_clean();
     assert_eq!(platform.active(), before);
 }
