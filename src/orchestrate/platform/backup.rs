@@ -200,7 +200,7 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
     }
     stuck.extend(run.close(undoing));
     if order.monitor.interrupted() {
-        stuck.extend(run.undo_late(undoing));
+        stuck.extend(undo_late(executor));
         return (None, Some(OrchestrateError::Interrupted), stuck);
     }
     if executor.plans("prove-up")
@@ -218,13 +218,13 @@ fn conclude(order: &Order<'_>, executor: &Executor<'_>, mut taken: Taken) -> Con
     let id = match published {
         Ok(id) => id,
         Err(error) => {
-            stuck.extend(run.undo_late(undoing));
+            stuck.extend(undo_late(executor));
             return (None, Some(error), stuck);
         }
     };
     if let Err(error) = settle(order, executor, purged) {
         stuck.push(error);
-        stuck.extend(run.undo_late(undoing));
+        stuck.extend(undo_late(executor));
     }
     (Some((id, set)), None, stuck)
 }
@@ -246,13 +246,25 @@ fn settle(order: &Order<'_>, executor: &Executor<'_>, purged: Option<Purged>) ->
         patiently(limit, || redis::Client::connect(&order.profile.redis)?.drop_aside(&purged.saved))?;
     }
     executor.run.keep_changes()?;
+    keep_edit(executor);
+    Ok(())
+}
+
+/// The edit of a file stays; services are up on it.
+fn undo_late(executor: &Executor<'_>) -> Vec<OrchestrateError> {
+    let failures = executor.run.undo_late(&mut |due| undo(executor.profile, due));
+    keep_edit(executor);
+    failures
+}
+
+/// Removes the copy of what an edited file was, unless it is still to be put back.
+fn keep_edit(executor: &Executor<'_>) {
     let kept = capture::kept_settings(executor);
     let edit_is_due = executor.run.due().iter().any(|due| matches!(due.undo, Undo::RestoreFile { .. }));
     if !edit_is_due && let Err(error) = settings_file::keep(&kept) {
         // The next edit says so again, and would be refused until it is gone.
         executor.monitor.notice(Notice { subject: "elasticsearch".to_owned(), message: chain(&error) });
     }
-    Ok(())
 }
 
 fn set(order: &Order<'_>, executor: &Executor<'_>, taken: Taken) -> BackupSet {

@@ -48,13 +48,14 @@ pub fn an_edited_path_repo_stays_only_if_it_served(platform: &Platform) {
     let process = || platform.processes()["elasticsearch.service"].clone();
     let allows =
         || platform.elasticsearch("_nodes/settings?filter_path=nodes.*.settings.path.repo") != serde_json::json!({});
+    let has_copy = || platform.lab.path("/var/lib/cairn/elasticsearch.yml.before").exists();
     // Just started, it is red for a moment, and the preflight would refuse it.
     let healthy = || drop(platform.elasticsearch("_cluster/health?wait_for_status=yellow&timeout=60s"));
     let unchanged = |ended: &Ended| {
         healthy();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), BEFORE, "{}", ended.text);
         assert!(!allows(), "it still runs with what was taken back");
-        assert!(!platform.lab.path("/var/lib/cairn/elasticsearch.yml.before").exists());
+        assert!(!has_copy());
     };
 
     // Without the option it is only told.
@@ -74,14 +75,21 @@ pub fn an_edited_path_repo_stays_only_if_it_served(platform: &Platform) {
     unchanged(&ended);
     assert_ne!(process(), first);
 
-    // Everything was captured, and the set cannot be published.
+    // Everything was captured, and the set cannot be published: Elasticsearch is not started anew beneath services that
+    // are up again.
     platform.lab.ok(&["sh", "-ec", "cd /srv/backup && mv sets aside && touch sets"]);
     let ended = platform.backup(&profile, &options).must(1);
     platform.lab.ok(&["sh", "-ec", "cd /srv/backup && rm sets && mv aside sets"]);
-    unchanged(&ended);
+    healthy();
+    assert!(allows() && !has_copy(), "{}", ended.text);
+    platform.is_clean();
 
+    platform.write(FILE, BEFORE);
+    platform.lab.ok(&["systemctl", "restart", "elasticsearch"]);
+    healthy();
     let ended = platform.backup(&profile, &options).must(0);
     ended.complete(&["elasticsearch"]);
+    assert!(!has_copy());
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(
         allows() && text.starts_with(BEFORE) && text.contains("path.repo: [\"/db-backup/elasticsearch\"]"),
