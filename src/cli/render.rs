@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthChar;
 
 use crate::cli::systemd::{self, Priority};
 use crate::progress::Notice;
@@ -130,6 +131,18 @@ pub fn bytes(count: u64) -> String {
 /// A time for people: local, to the second.
 pub fn time(time: jiff::Timestamp) -> String {
     time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z").to_string()
+}
+
+/// The beginning of a text that takes so many columns at most.
+pub fn cut(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            return &text[..at];
+        }
+    }
+    text
 }
 
 /// The time of day, for people: local, to the second.

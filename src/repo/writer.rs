@@ -139,8 +139,8 @@ impl<'r> Writer<'r> {
     }
 
     /// Whether a content of the parent is there, so that it can be taken over without reading its source. Without
-    /// tombstones and known damage the root is enough: the parent is a root of its own, listed after this writer's lease was written. With
-    /// tombstones another writer may have built the parent on what is dead, so every chunk is looked up.
+    /// tombstones and known damage the root is enough: the parent is a root of its own, listed after this writer's lease
+    /// was written. With tombstones another writer may have built the parent on what is dead, so every chunk is looked up.
     pub fn has_content(&mut self, content: &Content) -> Result<bool, RepoError> {
         let Some(root) = &content.root else { return Ok(true) };
         if !self.core.has(root)? {

@@ -128,6 +128,11 @@ impl RedisSettings {
         }
     }
 
+    /// All queues: those of tasks, and those of data on its way in.
+    pub fn all_queues(&self) -> impl Iterator<Item = &String> {
+        self.queues.iter().chain(&self.ingestion_queues)
+    }
+
     /// The keys in which a queue's elements are: one for each prefix, and for Celery's queues one for each priority.
     pub fn keys(&self, queue: &str) -> Vec<String> {
         let mut keys = Vec::new();
@@ -194,6 +199,11 @@ impl RedisSettings {
         };
         open().map_err(|error| failed(self, "connect", error))
     }
+}
+
+/// Queues that are not empty, with what is in them, for people.
+pub fn waiting(lengths: &BTreeMap<String, u64>) -> Vec<String> {
+    lengths.iter().filter(|(_, length)| **length > 0).map(|(queue, length)| format!("{queue}: {length}")).collect()
 }
 
 fn our_name() -> String {
@@ -295,10 +305,8 @@ impl Client {
                 return Ok(());
             }
             if started.elapsed() >= drain.limit {
-                let left: Vec<String> =
-                    left.iter().filter(|(_, length)| **length > 0).map(|(name, n)| format!("{name}: {n}")).collect();
-                let what =
-                    format!("{}: these queues did not become empty ({})", self.settings.shown(), left.join(", "));
+                let left = waiting(&left).join(", ");
+                let what = format!("{}: these queues did not become empty ({left})", self.settings.shown());
                 return Err(SourceError::Timeout { what, limit: drain.limit });
             }
             told = Some(left);

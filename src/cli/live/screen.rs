@@ -6,10 +6,10 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use crate::cli::live::steps::{Step, Work};
-use crate::cli::render::visible;
+use crate::cli::render::{cut, visible};
 use crate::cli::report::duration;
 use crate::progress::StepState;
 
@@ -136,19 +136,8 @@ impl Screen {
         if text.width() <= columns {
             return text.to_owned();
         }
-        let mut cut = String::new();
-        let mut used = 1;
-        for c in text.chars() {
-            used += c.width().unwrap_or(0);
-            if used > columns {
-                break;
-            }
-            cut.push(c);
-        }
-        if columns > 0 {
-            cut.push(if self.unicode { '\u{2026}' } else { '~' });
-        }
-        cut
+        let Some(left) = columns.checked_sub(1) else { return String::new() };
+        format!("{}{}", cut(text, left), if self.unicode { '\u{2026}' } else { '~' })
     }
 }
 

@@ -3,10 +3,10 @@
 //! Invariant: everything that comes from a set goes through `visible`, so it cannot command a terminal, and no line is
 //! wider than was asked for.
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::{all_warnings, consistency, duration, lasted, ratio, status, what};
-use crate::cli::render::{bytes, time, visible};
+use crate::cli::render::{bytes, cut, time, visible};
 use crate::cli::report::facts::coordinates;
 use crate::format::ObjectId;
 use crate::format::set::{BackupSet, Component, Status, StepRecord};
@@ -159,16 +159,4 @@ fn folded(text: &str, columns: usize) -> (&str, &str) {
     // A character wider than the line would never fit: it goes in alone.
     let end = if end == 0 { text.chars().next().map_or(0, char::len_utf8) } else { end };
     (text[..end].trim_end(), text[end..].trim_start())
-}
-
-/// The beginning of a text that takes so many columns at most.
-fn cut(text: &str, columns: usize) -> &str {
-    let mut used = 0;
-    for (at, c) in text.char_indices() {
-        used += c.width().unwrap_or(0);
-        if used > columns {
-            return &text[..at];
-        }
-    }
-    text
 }

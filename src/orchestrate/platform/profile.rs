@@ -184,6 +184,13 @@ pub struct Services {
     pub health: Health,
 }
 
+impl Services {
+    /// All units, in the order in which they are stopped.
+    pub fn units(&self) -> impl DoubleEndedIterator<Item = &Unit> {
+        self.first.iter().chain(&self.workers).chain(&self.others)
+    }
+}
+
 /// What must work before the platform counts as up again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]

@@ -21,6 +21,7 @@ use crate::source::process::table::Rules;
 use crate::source::process::terminate::{Ending, terminate};
 use crate::source::redis::aside::aside;
 use crate::source::redis::encoding::Saved;
+use crate::source::redis::read::QueueReader;
 use crate::source::redis::{self, Drain};
 use crate::source::systemd::Systemd;
 use crate::source::wait::pause;
@@ -57,8 +58,7 @@ impl Purged {
 
 /// The names and globs of all units that a full stop concerns.
 pub fn patterns(profile: &Profile) -> Vec<&str> {
-    let services = &profile.services;
-    services.first.iter().chain(&services.workers).chain(&services.others).map(Unit::as_str).collect()
+    profile.services.units().map(Unit::as_str).collect()
 }
 
 /// Brings the platform to rest.
@@ -160,8 +160,7 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>, notes: &Notes<'_>) -> Resu
 /// seen yet that they were dropped when it lost its power. They are in the queue once more then, rather than nowhere.
 fn give_back(client: &mut redis::Client, notes: &Notes<'_>) -> Result<(), SourceError> {
     let settings = client.settings();
-    let keys = settings.queues.iter().chain(&settings.ingestion_queues).flat_map(|queue| settings.keys(queue));
-    let keys: Vec<String> = keys.collect();
+    let keys: Vec<String> = settings.all_queues().flat_map(|queue| settings.keys(queue)).collect();
     let aside = client.set_aside_already(&keys)?;
     client.put_back(&keys)?;
     if !aside.is_empty() {
@@ -172,15 +171,14 @@ fn give_back(client: &mut redis::Client, notes: &Notes<'_>) -> Result<(), Source
 
 /// Elements by queue, for people.
 pub fn in_words(left: &BTreeMap<String, u64>) -> String {
-    let some: Vec<String> =
-        left.iter().filter(|(_, length)| **length > 0).map(|(name, length)| format!("{name}: {length}")).collect();
+    let some = redis::waiting(left);
     if some.is_empty() { "nothing in any queue".to_owned() } else { some.join(", ") }
 }
 
 fn purge(executor: &Executor<'_>, store: &Store<'_>, notes: &Notes<'_>) -> Result<Option<Purged>, OrchestrateError> {
     let settings = &executor.profile.redis;
     let mut client = redis::Client::connect(settings)?;
-    let queues: Vec<String> = settings.queues.iter().chain(&settings.ingestion_queues).cloned().collect();
+    let queues: Vec<String> = settings.all_queues().cloned().collect();
     let left = client.lengths(&queues)?;
     let keys: Vec<String> =
         left.iter().filter(|(_, length)| **length > 0).flat_map(|(queue, _)| settings.keys(queue)).collect();
@@ -192,15 +190,10 @@ fn purge(executor: &Executor<'_>, store: &Store<'_>, notes: &Notes<'_>) -> Resul
         }
         client.set_aside(&keys)?;
         let reader = client.read_aside(&keys)?;
-        let whole = |reader: redis::read::QueueReader| reader.saved().map(<[Saved]>::to_vec).ok_or_else(cut);
-        let (part, saved) = store.stream(Role::PURGED, reader, whole, PURGE, notes)?;
+        let (part, saved) = store.stream(Role::PURGED, reader, QueueReader::finish, PURGE, notes)?;
         let purged = Purged { part, saved };
         Ok((format!("saved: {}; deleted when the set is published", in_words(&purged.elements())), Some(purged)))
     })
-}
-
-fn cut() -> SourceError {
-    SourceError::Answer { server: "redis".to_owned(), what: "the queues were not read to their end".to_owned() }
 }
 
 fn leftovers(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(), OrchestrateError> {

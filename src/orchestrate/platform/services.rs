@@ -115,9 +115,9 @@ fn look(
     let (mut running, mut others) = (BTreeSet::new(), Vec::new());
     for unit in systemd.expand(pattern, stop)? {
         let state = systemd.state(&unit, stop)?;
-        match state.activity {
-            Activity::Active | Activity::Activating => drop(running.insert(unit)),
-            Activity::Inactive | Activity::Failed | Activity::Deactivating => others.push(state),
+        match state.runs() {
+            true => drop(running.insert(unit)),
+            false => others.push(state),
         }
     }
     Ok((running, others))
@@ -148,7 +148,7 @@ pub fn dependent(
             if !seen.insert(other.clone()) {
                 continue;
             }
-            if matches!(systemd.state(&other, stop)?.activity, Activity::Active | Activity::Activating) {
+            if systemd.state(&other, stop)?.runs() {
                 found.insert(other.clone());
             }
             waiting.push(other);

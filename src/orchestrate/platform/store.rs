@@ -72,11 +72,6 @@ impl<'a> Store<'a> {
         Store { repository, profile, free: Mutex::new(processors.clamp(2, 4)), freed: Condvar::new() }
     }
 
-    /// The repository.
-    pub fn repository(&self) -> &'a Repository {
-        self.repository
-    }
-
     /// Stores a tree; how many of its entries could not be read.
     pub fn tree(
         &self,
@@ -108,7 +103,7 @@ impl<'a> Store<'a> {
         let tag = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let tags = [tag("platform", self.profile), tag("component", component.name()), tag("part", name)];
         BackupOptions {
-            name: snapshot_name(self.profile, role),
+            name: format!("{}.{}.{name}", self.profile, component.name()),
             tags: BTreeMap::from(tags),
             parent: Parent::Newest,
             force: false,
@@ -152,11 +147,6 @@ impl Drop for Slot<'_, '_> {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.freed.notify_one();
     }
-}
-
-/// The name of a part's snapshots.
-pub fn snapshot_name(profile: &str, role: Role) -> String {
-    format!("{profile}.{}.{}", role.component.name(), role.name)
 }
 
 fn part(role: Role, outcome: &Outcome) -> Result<Part, OrchestrateError> {

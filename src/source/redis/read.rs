@@ -98,6 +98,12 @@ impl QueueReader {
         whole.then_some(&self.saved)
     }
 
+    /// What was read. To be called after the stream's last byte.
+    pub fn finish(self) -> Result<Vec<Saved>, SourceError> {
+        let whole = self.saved().map(<[Saved]>::to_vec);
+        whole.ok_or_else(|| self.answer("its queues were not read to their end, so they are not trusted".to_owned()))
+    }
+
     fn ask<T: FromRedisValue>(&mut self, action: &str, command: &Cmd) -> Result<T, SourceError> {
         command.query(&mut self.connection).map_err(|error| failed(&self.settings, action, error))
     }

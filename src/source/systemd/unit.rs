@@ -69,6 +69,11 @@ pub struct UnitState {
 }
 
 impl UnitState {
+    /// Whether it runs, or is about to.
+    pub fn runs(&self) -> bool {
+        matches!(self.activity, Activity::Active | Activity::Activating)
+    }
+
     /// Whether anything of it runs or may begin to.
     pub fn is_stopped(&self) -> bool {
         matches!(self.activity, Activity::Inactive | Activity::Failed) && !self.job

@@ -6,7 +6,6 @@ use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::backup::TreeOptions;
 use crate::orchestrate::platform::executor::Notes;
 use crate::orchestrate::platform::store::Role;
-use crate::source::SourceError;
 use crate::source::redis::Client;
 use crate::source::redis::read::QueueReader;
 
@@ -17,18 +16,13 @@ pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, Orchest
     scene.executor.step(STEP, None, || {
         let mut client = Client::connect(settings)?;
         let info = client.info()?;
-        let queues: Vec<String> = settings.queues.iter().chain(&settings.ingestion_queues).cloned().collect();
+        let queues: Vec<String> = settings.all_queues().cloned().collect();
         let lengths = client.lengths(&queues)?;
         let mut keys: Vec<String> = queues.iter().flat_map(|queue| settings.keys(queue)).collect();
         keys.extend(settings.unacked_keys());
-        let whole = |reader: QueueReader| match reader.saved() {
-            Some(saved) => Ok(saved.iter().map(|saved| saved.elements).sum::<u64>()),
-            None => {
-                let what = "its queues were not read to their end".to_owned();
-                Err(SourceError::Answer { server: settings.shown(), what })
-            }
-        };
-        let (part, elements) = scene.store.stream(Role::QUEUES, client.read_keys(&keys)?, whole, STEP, notes)?;
+        let reader = client.read_keys(&keys)?;
+        let (part, saved) = scene.store.stream(Role::QUEUES, reader, QueueReader::finish, STEP, notes)?;
+        let elements: u64 = saved.iter().map(|saved| saved.elements).sum();
         let mut captured = Captured { parts: vec![part], ..Captured::default() };
         if settings.dump {
             dump(scene, &mut client, &mut captured, notes)?;

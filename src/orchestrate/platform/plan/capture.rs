@@ -169,6 +169,6 @@ fn neo4j(profile: &Profile, mode: Mode) -> Vec<PlannedStep> {
 fn redis(profile: &Profile) -> PlannedStep {
     let settings = &profile.redis;
     let mut uses = vec![Use::address(settings.shown())];
-    uses.extend(settings.queues.iter().chain(&settings.ingestion_queues).map(Use::queue));
+    uses.extend(settings.all_queues().map(Use::queue));
     step("capture-redis", "save what is in the queues", uses)
 }

@@ -19,7 +19,9 @@ pub fn all(profile: &Profile, components: &[Component], mode: Mode, discovery: &
         steps.push(PlannedStep {
             id: "still-at-rest".to_owned(),
             title: "look whether the platform is still at rest: else the set is not one point in time".to_owned(),
-            uses: uses.chain(units(profile).map(|unit| systemctl(profile, "is-active", unit.as_str()))).collect(),
+            uses: uses
+                .chain(profile.services.units().map(|unit| systemctl(profile, "is-active", unit.as_str())))
+                .collect(),
             ..PlannedStep::default()
         });
     }
@@ -47,9 +49,9 @@ fn preflight(profile: &Profile, components: &[Component], mode: Mode) -> Planned
         }
         uses.push(Use::note("no queue is pending, nothing reads or writes Redis"));
         uses.push(Use::address(profile.redis.shown()));
-        uses.extend(profile.redis.queues.iter().chain(&profile.redis.ingestion_queues).map(Use::queue));
+        uses.extend(profile.redis.all_queues().map(Use::queue));
         uses.push(Use::note("the platform's services are down, or will be stopped"));
-        uses.extend(units(profile).map(|unit| systemctl(profile, "is-active", unit.as_str())));
+        uses.extend(profile.services.units().map(|unit| systemctl(profile, "is-active", unit.as_str())));
         uses.push(Use::note("no read or write is in progress"));
     }
     for component in components {
@@ -69,7 +71,7 @@ fn preflight(profile: &Profile, components: &[Component], mode: Mode) -> Planned
 fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedStep {
     let mut asked: Vec<Use> = Vec::new();
     if mode == Mode::Full {
-        asked.extend(units(profile).map(|unit| systemctl(profile, "show", unit.as_str())));
+        asked.extend(profile.services.units().map(|unit| systemctl(profile, "show", unit.as_str())));
     }
     asked.extend(capture::stopped_units(profile, components).iter().map(|unit| systemctl(profile, "show", unit)));
     asked.extend(profile.services.health.ports.iter().map(Use::address));
@@ -81,7 +83,7 @@ fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedSte
 fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
     let services = &profile.services;
     let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
-    let queues: Vec<Use> = profile.redis.queues.iter().chain(&profile.redis.ingestion_queues).map(Use::queue).collect();
+    let queues: Vec<Use> = profile.redis.all_queues().map(Use::queue).collect();
     let mut drain = queues.clone();
     drain.push(Use::note("with --purge-queues the queues of data on its way in are not waited for"));
     drain.push(Use::address(profile.redis.shown()));
@@ -153,17 +155,11 @@ fn systemctl(profile: &Profile, verb: &str, unit: &str) -> Use {
     Use::command([profile.systemd.systemctl.as_str(), verb, unit])
 }
 
-/// The units in the order in which they are stopped.
-fn units(profile: &Profile) -> impl DoubleEndedIterator<Item = &Unit> {
-    let services = &profile.services;
-    services.first.iter().chain(&services.workers).chain(&services.others)
-}
-
 fn up_again(profile: &Profile, components: &[Component], mode: Mode) -> Vec<PlannedStep> {
     let servers = capture::stopped_units(profile, components);
     let mut starts: Vec<Use> = servers.iter().rev().map(|unit| systemctl(profile, "start", unit)).collect();
     if mode == Mode::Full {
-        starts.extend(units(profile).rev().map(|unit| systemctl(profile, "start", unit.as_str())));
+        starts.extend(profile.services.units().rev().map(|unit| systemctl(profile, "start", unit.as_str())));
     }
     if starts.is_empty() {
         return Vec::new();

@@ -12,7 +12,7 @@ use crate::format::error::chain;
 use crate::source::SourceError;
 use crate::source::process::celery::Inspection;
 use crate::source::redis::server::OtherClient;
-use crate::source::redis::{Client, RedisSettings};
+use crate::source::redis::{Client, RedisSettings, waiting};
 use crate::source::wait;
 
 const ADVICE: &str = "is Redis up, and the profile's [redis] right?";
@@ -74,11 +74,6 @@ fn ask(settings: &RedisSettings) -> Result<Seen, SourceError> {
         unacked: client.unacked(),
         clients: client.other_clients(),
     })
-}
-
-/// Queues that are not empty, for people.
-fn waiting(lengths: &BTreeMap<String, u64>) -> Vec<String> {
-    lengths.iter().filter(|(_, length)| **length > 0).map(|(queue, length)| format!("{queue}: {length}")).collect()
 }
 
 fn queues(look: &Look<'_>, seen: &Seen, units: Units) -> Verdict {

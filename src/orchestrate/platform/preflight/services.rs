@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use super::{Check, Look, Verdict, counted, few};
 use crate::orchestrate::platform::plan::stopped_units;
-use crate::orchestrate::platform::profile::Unit;
 use crate::source::SourceError;
 use crate::source::systemd::{Activity, Load, Systemd, UnitState};
 
@@ -80,9 +79,7 @@ fn running(look: &Look<'_>, found: &BTreeMap<String, Found>) -> Units {
 }
 
 fn platform(look: &Look<'_>, found: &BTreeMap<String, Found>, missing: &[String]) -> Verdict {
-    let services = &look.profile.services;
-    let named: Vec<&Unit> = services.first.iter().chain(&services.workers).chain(&services.others).collect();
-    if named.is_empty() {
+    if look.profile.services.units().next().is_none() {
         return Verdict::pass("the profile names no service to stop");
     }
     if found.is_empty() {
