@@ -218,9 +218,12 @@ pub fn checked<S: Read, T>(
     };
     let (run, writer, content) = match read_stream(repository, &mut source, options, monitor) {
         Ok(read) => read,
-        // The source knows better than its reader what was wrong.
+        // The source knows better than its reader what was wrong: it says so in its error, or at its end.
         Err(OrchestrateError::Input(error)) => {
-            return Err(finish(source).map_or_else(failed, |_| OrchestrateError::Input(error)));
+            return Err(match error.downcast::<SourceError>() {
+                Ok(known) => failed(known),
+                Err(error) => finish(source).map_or_else(failed, |_| OrchestrateError::Input(error)),
+            });
         }
         Err(error) => return Err(error),
     };

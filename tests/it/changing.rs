@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use cairn::format::tree::Node;
 use cairn::orchestrate::backup::{self, Outcome, TreeOptions};
-use cairn::progress::{Monitor, Notice};
+use cairn::progress::{Monitor, Notice, Silent};
+use cairn::source::SourceError;
 use tempfile::TempDir;
 
 use crate::support::memory::Memory;
@@ -78,4 +79,24 @@ fn where_files_are_expected_to_change_and_vanish_it_is_no_failure() {
     let (outcome, notices, files) = backed_up(true);
     assert_eq!((outcome.summary.unread, notices), (0, Vec::new()));
     assert_eq!(files, named(&[("a", false), ("busy", true)]));
+}
+
+/// A queue that somebody used while it was read was told as one that was not read to its end.
+#[test]
+fn what_a_source_says_of_its_failure_is_not_covered_by_what_follows_from_it() {
+    struct Used;
+    impl std::io::Read for Used {
+        fn read(&mut self, _buffer: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other(SourceError::Changed { path: "a queue".to_owned(), what: "somebody used it" }))
+        }
+    }
+    let backend = Memory::new();
+    init(backend.as_ref());
+    let repository = open(&(backend as std::sync::Arc<dyn cairn::backend::Backend>));
+    let cut = |_| -> Result<(), SourceError> {
+        Err(SourceError::Answer { server: "a server".to_owned(), what: "it was not read to its end".to_owned() })
+    };
+    let error = backup::checked(&repository, Used, cut, &options("queue"), &Silent).unwrap_err();
+    assert!(error.to_string().contains("somebody used it"), "{error}");
+    assert!(repository.snapshots().unwrap().is_empty());
 }
