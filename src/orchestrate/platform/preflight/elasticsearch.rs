@@ -183,9 +183,11 @@ fn registration(seen: &Seen, settings: &ElasticsearchSettings) -> Verdict {
     }
     match registered {
         (None, _) => Verdict::pass(format!("{name} is not registered yet; the backup registers it")),
-        (Some(found), true) if found.access == Access::ReadOnly => {
-            Verdict::pass(format!("{name} is registered and read-only; the backup makes it writable"))
-        }
+        (Some(found), true) if found.access == Access::ReadOnly => Verdict::fail(
+            format!("{name} is registered as read-only, so no snapshot can be taken into it"),
+            "another cluster may write to the same directory: make it writable, or set elasticsearch.repository and \
+             elasticsearch.location; what a run that was cut off has left is undone by `cairn platform resume`",
+        ),
         (Some(_), true) => Verdict::pass(format!("{name} is registered")),
         (Some(found), false) => Verdict::fail(
             format!(
