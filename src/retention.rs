@@ -1,6 +1,6 @@
 //! Which snapshots stay: a pure function of snapshots and a policy.
 //!
-//! Invariants: an empty policy is refused rather than taken as "keep nothing"; the newest snapshot of each series, and
+//! Invariants: an empty policy is refused rather than taken as "keep nothing", whatever else is asked for; the newest snapshot of each series, and
 //! its newest proven one, stay whatever the policy says, unless that is asked for by name; a larger policy never
 //! keeps less.
 
@@ -65,8 +65,11 @@ pub struct Decision {
 /// Why a policy was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RetentionError {
-    /// No rule was given.
-    #[error("no --keep option was given, so nothing is removed: say what to keep, for example --keep-daily 7")]
+    /// No rule was given, or none that keeps anything.
+    #[error(
+        "neither SNAP nor a --keep option that keeps something was given, so nothing is removed: say what to keep, for \
+         example --keep-daily 7, or name what is to go"
+    )]
     EmptyPolicy,
 }
 
@@ -77,7 +80,8 @@ pub fn decide(
     now: Timestamp,
     zone: &TimeZone,
 ) -> Result<Vec<Decision>, RetentionError> {
-    if policy.is_empty() && !policy.unsafe_allow_remove_all {
+    // Not even where all may go: an unset variable in the place of an id would be enough to lose everything.
+    if policy.is_empty() {
         return Err(RetentionError::EmptyPolicy);
     }
     let mut series: BTreeMap<&(String, String), Vec<&Candidate>> = BTreeMap::new();

@@ -281,7 +281,7 @@ pub struct ForgetArgs {
     /// Keep all made within a duration such as 36h, 7d, 2w, 6m, 1y
     #[arg(long, value_name = "DURATION")]
     pub keep_within: Option<String>,
-    /// Let go even of the newest and the newest verified snapshot of a name
+    /// Let go even of the newest and the newest verified snapshot of a name; SNAP or a --keep option is needed all the same
     #[arg(long)]
     pub unsafe_allow_remove_all: bool,
     /// Only say what would be removed, and why

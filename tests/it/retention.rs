@@ -82,7 +82,10 @@ fn an_hour_that_the_clock_repeats_in_autumn_is_one_hour() {
 #[test]
 fn an_empty_policy_is_refused() {
     let one = [candidate(1, "a", "2026-01-01T00:00:00Z", false)];
-    assert_eq!(decide(&one, &Policy::default(), now(), &TimeZone::UTC), Err(RetentionError::EmptyPolicy));
+    for unsafe_allow_remove_all in [false, true] {
+        let empty = Policy { unsafe_allow_remove_all, ..Policy::default() };
+        assert_eq!(decide(&one, &empty, now(), &TimeZone::UTC), Err(RetentionError::EmptyPolicy));
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
         within_seconds,
         unsafe_allow_remove_all: args.unsafe_allow_remove_all,
     };
-    if args.snap.is_empty() && policy.is_empty() && !policy.unsafe_allow_remove_all {
+    if args.snap.is_empty() && policy.is_empty() {
         return Err(retention::RetentionError::EmptyPolicy.into());
     }
     let repository = open(global, context)?;

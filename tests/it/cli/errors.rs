@@ -161,7 +161,15 @@ fn forget_never_removes_by_mistake() {
     place.fails(&["forget", "db"], 1, &["newest", "--unsafe-allow-remove-all"]);
     place.ok(&["forget", "--keep-last", "1"]);
     assert_eq!(place.count(), 1);
-    place.ok(&["forget", "--keep-within", "0s", "--unsafe-allow-remove-all"]);
+    // An id from a variable that is not set, and rules that keep nothing: whoever wants all gone says which.
+    for rule in [[].as_slice(), &["--keep-last", "0"], &["--keep-within", "0s"], &["--name", "db"]] {
+        let args = [&["forget", "--unsafe-allow-remove-all"], rule].concat();
+        place.fails(&args, 2, &["SNAP", "--keep option", "nothing is removed"]);
+        assert_eq!(place.count(), 1, "{rule:?}");
+    }
+    place.fails(&["forget", "", "--unsafe-allow-remove-all"], 1, &["cairn snapshots"]);
+    assert_eq!(place.count(), 1);
+    place.ok(&["forget", "db", "--unsafe-allow-remove-all"]);
     assert_eq!(place.count(), 0);
 }
 
