@@ -22,6 +22,8 @@ use crate::support::memory::Memory;
 use crate::support::nth::{ChangeFault, NthChange};
 use crate::support::{CHUNKS, assert_sound, credential, fork, init, load, next_day, open, options, rows, store};
 
+mod reading;
+
 const NOW: GcOptions = GcOptions { grace: Some(Duration::ZERO), dry_run: false };
 const HOUR: GcOptions = GcOptions { grace: Some(Duration::from_secs(3600)), dry_run: false };
 

@@ -9,10 +9,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cairn::backend::local::Local;
+use cairn::format::key::Credential;
+use cairn::progress::Silent;
+use cairn::repo::{OpenOptions, Repository};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::{deepest, reader};
 use crate::support::machine::skip;
@@ -158,6 +164,45 @@ fn a_tree_with_every_kind_of_entry_is_restored_before_and_after_gc() {
         let content = store.read(&["cat".as_ref(), "tree".as_ref(), one.as_os_str()]).unwrap();
         assert_eq!(content, fs::read(one).unwrap());
         store.forget_and_collect();
+    }
+}
+
+/// How many levels of lists the newest snapshot of a name has, as the program knows it.
+fn levels(store: &Store, name: &str) -> u8 {
+    let backend = Arc::new(Local::open(&store.path("repo")).unwrap());
+    let credential = Credential::Password(Zeroizing::new(b"correct horse".to_vec()));
+    let options = OpenOptions { cache: Some(store.path("cache")), host: "test".to_owned() };
+    let repository = Repository::open(backend, &credential, &options, &Silent).unwrap();
+    let snapshots = repository.snapshots().unwrap();
+    snapshots.iter().rfind(|info| info.snapshot.name == name).unwrap().snapshot.content.levels
+}
+
+#[test]
+fn lists_of_lists_are_read_before_and_after_gc() {
+    let store = Store::new();
+    let (mut stream, root) = (noise("long", 16 << 20), store.path("tree"));
+    fs::create_dir(&root).unwrap();
+    // A tree's list is over blocks of its entries: names that do not compress make many of them.
+    for number in 0..3000 {
+        let name = blake3::hash(format!("{number}").as_bytes()).to_hex();
+        fs::write(root.join(format!("{name}{name}{name}")), "").unwrap();
+    }
+    for version in 0..2 {
+        stream[(5 << 20) + version] ^= 1;
+        store.backup_stream("long", &stream);
+        fs::write(root.join(format!("{version}")), "").unwrap();
+        store.backup_tree("tree", &root);
+    }
+    assert!(levels(&store, "long") >= 2, "{} levels", levels(&store, "long"));
+    let expected = describe(&root);
+    for round in ["before", "after"] {
+        let Some(found) = store.read(&["cat", "long"]) else { return };
+        assert!(found == stream, "{round} gc");
+        let target = store.path(round);
+        store.read(&["restore".as_ref(), "tree".as_ref(), target.as_os_str()]).unwrap();
+        assert_eq!(describe(&target.join(root.strip_prefix("/").unwrap())).len(), expected.len(), "{round} gc");
+        store.forget_and_collect();
+        assert!(levels(&store, "long") >= 2);
     }
 }
 

@@ -100,6 +100,7 @@ struct Script {
     calls: BTreeMap<Operation, u64>,
     debris: Vec<u64>,
     crashed: bool,
+    struck: Vec<Option<Kind>>,
 }
 
 /// Wraps a backend, and fails by its rules. Without rules it does what the other one does.
@@ -141,6 +142,11 @@ impl Faulty {
         self.script().crashed
     }
 
+    /// The kinds of the calls that a rule made fail.
+    pub fn struck(&self) -> Vec<Option<Kind>> {
+        self.script().struck.clone()
+    }
+
     fn script(&self) -> MutexGuard<'_, Script> {
         self.script.lock().unwrap()
     }
@@ -160,6 +166,9 @@ impl Faulty {
                 rule.times -= 1;
                 found = Some(rule.fault);
             }
+        }
+        if found.is_some() {
+            script.struck.push(kind);
         }
         script.crashed = matches!(found, Some(Fault::CrashBefore | Fault::CrashAfter));
         found

@@ -1,0 +1,136 @@
+//! What things cost: which objects a command reads, and how little a small change stores.
+
+use std::sync::Arc;
+
+use cairn::backend::Backend;
+use cairn::format::Kind;
+use cairn::format::record::SnapshotKind;
+use cairn::orchestrate::backup::{self, TreeOptions};
+use cairn::progress::Silent;
+use cairn::repo::gc::{self, GcOptions};
+use cairn::repo::{Repository, SnapshotInfo};
+
+use crate::support::faulty::Operation;
+use crate::support::memory::Memory;
+use crate::support::recording::Recording;
+use crate::support::{init, noise, open_with, options, rows, store};
+
+struct World {
+    recording: Arc<Recording>,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let memory = Memory::new();
+        init(memory.as_ref());
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("tree")).unwrap();
+        World { recording: Recording::new(memory), directory }
+    }
+
+    /// With the cache of this machine.
+    fn open(&self) -> Repository {
+        let backend: Arc<dyn Backend> = self.recording.clone();
+        open_with(&backend, Some(self.directory.path().join("cache"))).unwrap()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.directory.path().join("tree").join(name), bytes).unwrap();
+    }
+
+    /// Saves the tree; new raw bytes, and bytes written to data packs.
+    fn save_tree(&self) -> (u64, u64) {
+        let repository = self.open();
+        self.recording.take();
+        let tree = TreeOptions { roots: vec![self.directory.path().join("tree")], ..TreeOptions::default() };
+        let outcome = backup::tree(&repository, tree, &options("tree"), &Silent).unwrap();
+        (outcome.summary.new_bytes, self.recording.tally(Operation::Write, Kind::DataPack).amount)
+    }
+
+    /// Bytes written to packs by saving a stream: data, and metadata.
+    fn save_stream(&self, bytes: &[u8]) -> (u64, u64) {
+        let repository = self.open();
+        self.recording.take();
+        store(&repository, "stream", bytes).unwrap();
+        let written = |kind| self.recording.tally(Operation::Write, kind).amount;
+        (written(Kind::DataPack), written(Kind::MetaPack))
+    }
+}
+
+#[test]
+fn an_unchanged_region_of_a_changed_stream_shares_its_list_nodes() {
+    let world = World::new();
+    let mut stream = rows(1, 60_000);
+    let (_, whole) = world.save_stream(&stream);
+    let repository = world.open();
+    let snapshots = repository.snapshots().unwrap();
+    assert!(snapshots[0].snapshot.content.levels >= 2, "{:?}", snapshots[0].snapshot.content);
+    assert!(whole > 20_000, "the list of the whole stream takes {whole} bytes only");
+    let middle = stream.len() / 2;
+    stream[middle..middle + 9].copy_from_slice(b"something");
+    let (data, metadata) = world.save_stream(&stream);
+    assert!(metadata > 0 && metadata < whole / 4, "{metadata} bytes of metadata, of {whole} for the whole stream");
+    assert!(data < 2000, "{data} bytes for one changed row");
+}
+
+#[test]
+fn a_file_of_a_tree_that_changed_in_one_row_is_stored_as_a_difference_to_the_same_path() {
+    let world = World::new();
+    // Every file has its own bytes, and none of them shrink: what is stored shows what was not a difference.
+    for number in 0..8 {
+        world.write(&number.to_string(), &noise(&number.to_string(), 300_000));
+    }
+    let (new, stored) = world.save_tree();
+    assert!(new >= 2_400_000 && stored >= 2_400_000, "{new} new, {stored} stored");
+    let mut changed = noise("5", 300_000);
+    changed[150_000..150_009].copy_from_slice(b"something");
+    world.write("5", &changed);
+    let (new, stored) = world.save_tree();
+    assert!((1..20_000).contains(&new), "{new} new bytes: the unchanged chunks of the file are there");
+    assert!(stored < 1000, "{stored} bytes stored for nine that changed");
+}
+
+#[test]
+fn who_only_needs_metadata_never_reads_a_data_pack() {
+    let world = World::new();
+    for number in 0..20 {
+        world.write(&number.to_string(), &rows(number, 100));
+    }
+    world.save_tree();
+    world.save_stream(&rows(1, 3000));
+    world.write("3", &rows(70, 90));
+    world.write("new", &rows(71, 90));
+    world.save_tree();
+    world.save_stream(&rows(2, 3000));
+    let first = world.open().snapshots().unwrap()[1].id;
+    world.open().forget(&[(first, "a test".to_owned())]).unwrap();
+    let entries =
+        |repository: &Repository, info: &SnapshotInfo| repository.tree(&info.snapshot.content).unwrap().count();
+    let trees = |repository: &Repository| {
+        let all = repository.readable_snapshots().unwrap();
+        all.found.into_iter().filter(|info| info.snapshot.kind == SnapshotKind::Tree).collect::<Vec<_>>()
+    };
+    let without_data = |what: &str, operation: &dyn Fn(&Repository)| {
+        world.recording.take();
+        operation(&world.open());
+        let read = world.recording.tally(Operation::Read, Kind::DataPack);
+        assert_eq!(read.calls, 0, "{what} read {} bytes of data packs", read.amount);
+        world.recording.tally(Operation::Read, Kind::MetaPack).amount
+    };
+    without_data("listing snapshots", &|repository| {
+        assert_eq!(repository.readable_snapshots().unwrap().found.len(), 3)
+    });
+    let read = without_data("walking trees, as ls, find and diff do", &|repository| {
+        for info in trees(repository) {
+            assert!(entries(repository, &info) >= 20);
+        }
+    });
+    assert!(read > 0, "nothing was read at all");
+    let read = without_data("a mark", &|repository| {
+        let hour = GcOptions { grace: Some(std::time::Duration::from_secs(3600)), dry_run: false };
+        let report = gc::run(repository, &hour, &Silent).unwrap();
+        assert!(report.waiting_until.is_some() && !report.planned.is_empty(), "{report:?}");
+    });
+    assert!(read > 0, "nothing was read at all");
+}
