@@ -18,18 +18,18 @@ use super::{Place, assert_fails, snapshot_tree, summary, text};
 use crate::support::machine::is_root;
 use crate::support::{noise, stream_record};
 
-fn objects(place: &Place, kind: &str, args: &[&str]) -> Vec<Value> {
+pub(super) fn objects(place: &Place, kind: &str, args: &[&str]) -> Vec<Value> {
     let lines = text(&place.ok(&[&["--json"], args].concat()).stdout);
     let all = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     all.filter(|line| line["type"] == kind).collect()
 }
 
-fn words(objects: &[Value], field: &str) -> Vec<String> {
+pub(super) fn words(objects: &[Value], field: &str) -> Vec<String> {
     objects.iter().map(|object| object[field].as_str().unwrap().to_owned()).collect()
 }
 
 /// Publishes a stream as if it had been backed up at this time.
-fn publish_at(place: &Place, name: &str, time: &str, bytes: &[u8]) {
+pub(super) fn publish_at(place: &Place, name: &str, time: &str, bytes: &[u8]) {
     let backend = Arc::new(Local::open(&place.path().join("repo")).unwrap());
     let options = OpenOptions { cache: Some(place.path().join("cache")), host: "test".to_owned() };
     let repository = Repository::open(backend, &Credential::KeyFile([5; 32].into()), &options, &Silent).unwrap();

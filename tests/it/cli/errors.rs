@@ -1,5 +1,6 @@
 //! Exit codes and the text of errors.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
 use super::{Place, assert_fails, text};
@@ -118,6 +119,38 @@ fn a_failing_command_publishes_nothing_and_says_why() {
     assert_eq!(place.count(), 0);
     place.ok(&["backup", "--command", "--name", "dump", "--", "sh", "-c", "echo whole"]);
     assert_eq!(text(&place.ok(&["cat", "dump"]).stdout), "whole\n");
+}
+
+/// Packs of a run that published nothing stay until a gc.
+#[test]
+fn a_command_that_fails_after_packs_of_output_leaves_nothing_that_gc_does_not_remove() {
+    let place = Place::new();
+    place.store("dump", b"before");
+    let files = |folder: &str| {
+        let (mut files, mut pending) = (BTreeSet::new(), vec![place.path().join("repo").join(folder)]);
+        while let Some(directory) = pending.pop() {
+            for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+                match path.is_dir() {
+                    true => pending.push(path),
+                    false => assert!(files.insert(path)),
+                }
+            }
+        }
+        files
+    };
+    let packs = || files("data").into_iter().chain(files("meta")).collect::<BTreeSet<_>>();
+    let before = packs();
+    let script = "head -c 50000000 /dev/urandom; exit 7";
+    place.fails(&["backup", "--command", "--name", "dump", "--", "sh", "-c", script], 1, &["status 7", "not trusted"]);
+    assert_eq!(place.count(), 1);
+    assert!(packs().len() > before.len() + 1, "no pack was written, so this shows nothing");
+    for folder in ["leases", "tmp"] {
+        assert_eq!(files(folder), BTreeSet::new(), "{folder}");
+    }
+    place.ok(&["check", "--read-data"]);
+    place.ok(&["gc", "--grace", "0s"]);
+    assert_eq!(packs(), before);
+    assert_eq!(text(&place.ok(&["cat", "dump"]).stdout), "before");
 }
 
 #[test]

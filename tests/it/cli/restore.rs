@@ -1,5 +1,9 @@
 //! Restoring trees: what is replaced, removed and left.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
 use super::{Place, assert_fails, snapshot_tree, summary, text};
 
 #[test]
@@ -25,6 +29,51 @@ fn a_restore_goes_on_where_it_was_and_writes_nothing_twice() {
     assert_eq!((&changed["files"], &changed["unchanged"]), (&1.into(), &4.into()), "{changed}");
     assert_eq!(std::fs::read_to_string(out.join("keep/c.txt")).unwrap(), "this is keep/c.txt");
     assert_eq!(restore(&["--overwrite", "always"])["files"], 5);
+}
+
+/// What changes when a file is written again, or anything about it is set again.
+fn identities(root: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            if meta.is_dir() {
+                pending.push(path);
+            } else {
+                found.insert(path, (meta.ino(), meta.ctime(), meta.ctime_nsec()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_restore_that_goes_on_leaves_finished_files_alone() {
+    let place = Place::new();
+    let tree = snapshot_tree(&place);
+    std::fs::hard_link(tree.join("a.txt"), tree.join("hard")).unwrap();
+    std::os::unix::fs::symlink("a.txt", tree.join("link")).unwrap();
+    std::fs::set_permissions(tree.join("b.txt"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    let (from, out) = (format!("t:{}", tree.display()), place.path().join("out"));
+    let again = ["restore", &from, "--overwrite", "changed", "--target", out.to_str().unwrap()];
+    place.ok(&again);
+    let before = identities(&out);
+    assert_eq!(before.len(), 7);
+    // A clock tick, so that a change would show.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    place.ok(&again);
+    assert_eq!(identities(&out), before);
+    std::fs::remove_file(out.join("keep/deep/d.log")).unwrap();
+    std::fs::write(out.join("keep/c.txt"), "something else").unwrap();
+    place.ok(&again);
+    let mut after = identities(&out);
+    let mut expected = before;
+    for again in ["keep/deep/d.log", "keep/c.txt"] {
+        assert_ne!(after.remove(&out.join(again)).unwrap(), expected.remove(&out.join(again)).unwrap());
+    }
+    assert_eq!(after, expected);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{Place, summary, text};
+use crate::support::machine::has_program_or_skip;
 use crate::support::noise;
 
 /// The lines of `--json` of one type.
@@ -235,4 +236,37 @@ fn a_file_that_never_rests_is_stored_and_named_and_read_again() {
         assert_eq!((&next["unread"], &next["read_bytes"]), (&0.into(), &len.into()), "{next}");
         assert!(place.ok(&["cat", "t", restless.to_str().unwrap()]).stdout == fs::read(&restless).unwrap());
     }
+}
+
+/// A read error in the middle, as a bad sector makes it.
+#[test]
+fn a_file_that_fails_in_the_middle_is_named_and_the_rest_saved() {
+    if !has_program_or_skip("strace") {
+        return;
+    }
+    let place = Place::new();
+    let tree = place.path().canonicalize().unwrap().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let (bad, good) = (tree.join("bad"), tree.join("good"));
+    fs::write(&bad, noise("bad", 30 << 20)).unwrap();
+    fs::write(&good, noise("good", 3 << 20)).unwrap();
+    let run = |nth: &str| {
+        let program = place.command();
+        let mut traced = Command::new("strace");
+        traced.args(["--follow-forks", "--quiet=all", "--trace=read,pread64", "-o"]).arg(place.path().join("log"));
+        traced.args(["-e", &format!("inject=read,pread64:error=EIO:when={nth}"), "-P"]).arg(&bad);
+        traced.arg(program.get_program()).args(program.get_args()).env_clear();
+        traced.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        traced.args(["--json", "backup", "--name", "t"]).arg(&tree).output().unwrap()
+    };
+    let output = run("3+");
+    let log = fs::read_to_string(place.path().join("log")).unwrap();
+    assert!(log.lines().any(|line| line.ends_with("= 4194304")) && log.contains("INJECTED"), "{log}");
+    assert_unread(&output, &[(&bad, "Input/output error")]);
+    assert_eq!(place.ok(&["cat", "t", good.to_str().unwrap()]).stdout, fs::read(&good).unwrap());
+    place.fails(&["cat", "t", bad.to_str().unwrap()], 1, &["bad"]);
+    place.ok(&["check", "--read-data"]);
+    let output = place.ok(&["--json", "backup", "--name", "t", tree.to_str().unwrap()]);
+    assert_eq!(summary(&output)["unread"], 0);
+    assert!(place.ok(&["cat", "t", bad.to_str().unwrap()]).stdout == fs::read(&bad).unwrap());
 }

@@ -1,0 +1,133 @@
+//! Memory of the real program, as the kernel saw its peak: bounded, and the same for a stream or a tree several times as
+//! large.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::Place;
+use crate::support::machine::has_program_or_skip;
+
+const MIB: u64 = 1 << 20;
+/// What the README promises.
+const LIMIT: u64 = 200 * MIB;
+/// How much of a difference is chance: threads, and how an allocator keeps what was freed.
+const CHANCE: u64 = 24 * MIB;
+
+/// Runs a program on two processors, whatever the machine has, since there are as many workers as processors; and writes
+/// its peak into a file. The standard library has no wait4.
+const MEASURE: &str = r#"
+import os, sys
+pid = os.fork()
+if pid == 0:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    os.execv(sys.argv[2], sys.argv[2:])
+_, status, usage = os.wait4(pid, 0)
+open(sys.argv[1], "w").write(str(usage.ru_maxrss * 1024))
+sys.exit(os.waitstatus_to_exitcode(status))
+"#;
+
+/// Peak of the program in bytes. `input` is written to its standard input; what it prints goes nowhere.
+fn peak(place: &Place, args: &[&str], input: impl FnOnce(&mut dyn Write)) -> u64 {
+    let (program, file) = (place.command(), place.path().join("peak"));
+    let mut command = Command::new("python3");
+    command.args(["-c", MEASURE]).arg(&file).arg(program.get_program()).args(program.get_args()).args(args);
+    // What is freed goes back at once: how a heap of many threads looks like is chance, and no promise of the program.
+    command.env_clear().env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072");
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    input(&mut child.stdin.take().unwrap());
+    assert!(child.wait().unwrap().success());
+    fs::read_to_string(file).unwrap().parse().unwrap()
+}
+
+fn nothing(_: &mut dyn Write) {}
+
+/// A dump of a table: rows that are all different, and of which a later day has a few others.
+fn write_dump(output: &mut dyn Write, bytes: u64, day: u64) {
+    let mut state = 7u64;
+    let mut block = Vec::with_capacity(1 << 16);
+    let (mut written, mut row) = (0, 0u64);
+    while written < bytes {
+        block.clear();
+        while block.len() < 60_000 {
+            row += 1;
+            block.extend_from_slice(row.to_string().as_bytes());
+            block.extend_from_slice(b"\tindicator--");
+            let changed = if row.is_multiple_of(1009) { day } else { 0 };
+            for _ in 0..2 {
+                // splitmix64
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut word = state ^ changed;
+                word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                block.extend((0..16).map(|digit| b"0123456789abcdef"[(word >> (4 * digit)) as usize & 15]));
+            }
+            block.extend_from_slice(b"\t{\"type\": \"indicator\", \"revoked\": false}\n");
+        }
+        output.write_all(&block).unwrap();
+        written += block.len() as u64;
+    }
+}
+
+/// Fails unless each took less than the limit, and the large ones hardly more than the small ones.
+fn assert_bounded(of: &str, operations: &[&str], small: &[u64], large: &[u64]) {
+    let mebibytes = |bytes: &[u64]| bytes.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>();
+    let figures = format!("{operations:?} of {of}: {:?} and {:?} MiB", mebibytes(small), mebibytes(large));
+    println!("{figures}");
+    for (small, large) in small.iter().zip(large) {
+        assert!(*small < LIMIT && *large < LIMIT && *large < small + CHANCE, "{figures}");
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_a_stream() {
+    if !has_program_or_skip("python3") {
+        return;
+    }
+    let [small, large] = [150, 450].map(|mib: u64| {
+        let place = Place::new();
+        let backup = ["-q", "backup", "--stdin", "--name", "db"];
+        [
+            peak(&place, &backup, |input| write_dump(input, mib * MIB, 0)),
+            // With deltas: their bases are read back.
+            peak(&place, &backup, |input| write_dump(input, mib * MIB, 1)),
+            peak(&place, &["-q", "restore", "db", "--stdout"], nothing),
+            peak(&place, &["-q", "check", "--read-data"], nothing),
+        ]
+    });
+    assert_bounded("a stream", &["first backup", "next backup", "restore", "check"], &small, &large);
+}
+
+fn make_tree(root: &Path, files: usize) {
+    for number in 0..files {
+        let directory = root.join(format!("{}", number / 500));
+        if number.is_multiple_of(500) {
+            fs::create_dir_all(&directory).unwrap();
+        }
+        let value = number * 7919;
+        let text = format!("{{\"id\": {number}, \"type\": \"indicator\", \"value\": \"{value}\"}}\n");
+        fs::write(directory.join(number.to_string()), text).unwrap();
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_a_tree() {
+    if !has_program_or_skip("python3") {
+        return;
+    }
+    let [small, large] = [5_000, 20_000].map(|files| {
+        let place = Place::new();
+        let (tree, target) = (place.path().join("tree"), place.path().join("target"));
+        make_tree(&tree, files);
+        let (tree, target) = (tree.to_str().unwrap(), target.to_str().unwrap());
+        [
+            peak(&place, &["-q", "backup", "--name", "t", tree], nothing),
+            peak(&place, &["-q", "backup", "--name", "t", tree], nothing),
+            peak(&place, &["-q", "restore", "t", "--target", target], nothing),
+            peak(&place, &["-q", "check", "--read-data"], nothing),
+        ]
+    });
+    assert_bounded("a tree", &["first backup", "next backup", "restore", "check"], &small, &large);
+}
