@@ -75,32 +75,36 @@ fn the_document_on_the_preflight_has_a_row_for_each_check_and_for_nothing_else()
 }
 
 #[test]
-fn every_step_of_the_coverage_is_in_the_plan_and_every_test_exists() {
+fn every_step_of_the_coverage_is_in_the_plan_and_every_test_is_where_it_says() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     let coverage = std::fs::read_to_string(format!("{root}docs/platform-coverage.md")).unwrap();
-    let read = |path: &str| std::fs::read_to_string(format!("{root}{path}")).unwrap();
-    let sources =
-        ["profile", "discover", "plan", "preflight"].map(|name| read(&format!("tests/it/platform/{name}.rs"))).concat();
-    let sources = sources + &read("tests/it/cli/platform.rs") + &read("tests/live/preflight.rs");
-    let live = ["", "/kill", "/rest"].map(|name| read(&format!("tests/live/platform{name}.rs"))).concat();
-    let sources = sources + &live;
+    let read = |path: &str| std::fs::read_to_string(format!("{root}{path}"));
     let plan = ["plan", "plan/steps", "plan/capture"]
-        .map(|name| read(&format!("src/orchestrate/platform/{name}.rs")))
+        .map(|name| read(&format!("src/orchestrate/platform/{name}.rs")).unwrap())
         .concat();
-    let mut names = 0;
+    let prefixes = ["stop-", "capture-", "drain-", "purge-", "prune-", "register-", "snapshot-", "prove-"];
+    let (mut steps, mut tests, mut file, mut unnamed) = (0, 0, None, None);
     for quoted in coverage.split('`').skip(1).step_by(2) {
-        if quoted.len() > 30 && quoted.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-            assert!(sources.contains(&format!("fn {quoted}(")), "no test {quoted}");
-            names += 1;
+        if quoted.starts_with("live/") || quoted.starts_with("it/") {
+            assert_eq!(unnamed, None, "no test of this file is named where it stands");
+            let is_directory = quoted.ends_with('/');
+            assert!(std::path::Path::new(&format!("{root}tests/{quoted}")).is_dir() == is_directory, "{quoted}");
+            if !is_directory {
+                let text = read(&format!("tests/{quoted}")).unwrap_or_else(|error| panic!("{quoted}: {error}"));
+                (file, unnamed) = (Some((quoted, text)), Some(quoted));
+            }
+        } else if quoted.len() > 15 && quoted.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        {
+            let (path, text) = file.as_ref().unwrap_or_else(|| panic!("in which file is {quoted}?"));
+            assert!(text.contains(&format!("fn {quoted}(")), "no test {quoted} in {path}");
+            (tests, unnamed) = (tests + 1, None);
         }
         let step = quoted.strip_prefix("after-restore:").unwrap_or(quoted);
-        if ["stop-", "capture-", "drain-", "purge-", "register-", "snapshot-", "prove-"]
-            .iter()
-            .any(|s| step.starts_with(s))
-        {
+        if prefixes.iter().any(|prefix| step.starts_with(prefix)) {
             assert!(plan.contains(&format!("\"{step}\"")), "no step {step}");
-            names += 1;
+            steps += 1;
         }
     }
-    assert!(names > 20, "{names}");
+    assert_eq!(unnamed, None, "no test of this file is named where it stands");
+    assert!(steps > 15 && tests > 40, "{steps} steps, {tests} tests");
 }

@@ -6,7 +6,7 @@
 //! again from the same disk. It ends with the thread that booted it, whatever happens to that.
 
 mod systemd;
-mod units;
+pub mod units;
 
 use std::fs::File;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -31,8 +31,9 @@ pub const PLATFORM: [&str; 7] = [
     "postgresql-11",
 ];
 
-/// One lab at a time: a platform takes more than a gigabyte of memory.
-static ONE: Mutex<()> = Mutex::new(());
+/// One lab with the large servers at a time, since it takes more than a gigabyte of memory; and one without them beside it.
+static LARGE: Mutex<()> = Mutex::new(());
+static SMALL: Mutex<()> = Mutex::new(());
 
 /// A machine. Dropping it is a power failure, after which its disk is thrown away.
 pub struct Lab {
@@ -48,7 +49,8 @@ pub struct Lab {
 impl Lab {
     /// Boots a machine on which these units are started, and waits until they are. `None` if it cannot be had here.
     pub fn boot(units: &[&str]) -> Option<Self> {
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = if units.contains(&"elasticsearch") { &LARGE } else { &SMALL };
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (layers, binds) = match ingredients(units) {
             Ok(found) => found,
             Err(why) => {

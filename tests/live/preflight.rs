@@ -173,6 +173,14 @@ fn users(lab: &Lab) {
     let user = Held::start(user);
     let checks = refused(look(lab), &[("users", "fail")]);
     says(&checks, "users", &["1 connection from other machines to port 443, 80: 10.99.0.2"]);
+    // A backup asks the same, and stops nothing.
+    let processes = || lab.ok(&["systemctl", "show", "*.service", "-P", "Id", "-P", "MainPID"]);
+    let before = processes();
+    let program = ["env", "CAIRN_REPO=/srv/repository", "CAIRN_PASSWORD=secret", "cairn", "platform", "backup"];
+    let output = lab.run(&[&program, ["--profile", "/etc/lab.toml"].as_slice()].concat());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("users: 1 connection from other machines"), "{told}");
+    assert_eq!(processes(), before);
     drop((user, own, listener));
     drop(other.stdin.take());
     other.wait().unwrap();

@@ -42,6 +42,11 @@ pub enum Undo {
         /// The unit.
         unit: String,
     },
+    /// End a snapshot of Elasticsearch that is still being taken, and delete it unless it is whole.
+    DeleteUnfinishedSnapshot {
+        /// Its name.
+        name: String,
+    },
     /// Let Elasticsearch write to its snapshot repository again.
     MakeRepositoryWritable,
 }

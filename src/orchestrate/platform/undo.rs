@@ -26,6 +26,7 @@ pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
         Undo::StartUnits { units, down } => start(profile, units, down),
         Undo::MergeQueues { queues } => put_back(profile, queues),
         Undo::RestoreFile { path, copy, unit } => restore_file(profile, Path::new(path), Path::new(copy), unit),
+        Undo::DeleteUnfinishedSnapshot { name } => delete_unfinished(profile, name),
         Undo::MakeRepositoryWritable => {
             let client = elasticsearch::Client::new(&profile.elasticsearch)?;
             let limit = profile.elasticsearch.health_timeout();
@@ -77,6 +78,23 @@ fn restore_file(profile: &Profile, path: &Path, copy: &Path, unit: &str) -> Resu
     }
     start_units(profile, &units, &never)?;
     Ok(if changed { "the file is as it was" } else { "the file was as before" }.to_owned())
+}
+
+/// The server goes on with what it was asked for, whoever asked is gone or not: the next snapshot would have to wait for it.
+/// One that is whole does no harm, and makes the next one small. Services may be down until this is done, so the end is
+/// waited for only as long as for one answer.
+fn delete_unfinished(profile: &Profile, name: &str) -> Result<String, OrchestrateError> {
+    let client = elasticsearch::Client::new(&profile.elasticsearch)?;
+    let limit = profile.elasticsearch.health_timeout();
+    client.wait_for_health(Level::Red, limit, &never)?;
+    match patiently(limit, || client.find_snapshot(name))? {
+        None => Ok(format!("there is no snapshot {name}")),
+        Some(found) if found.is_complete() => Ok(format!("the snapshot {name} is whole, and stays")),
+        Some(_) => {
+            client.delete_within(name, profile.elasticsearch.request_timeout(), &never)?;
+            Ok(format!("the snapshot {name} was not whole, and is deleted"))
+        }
+    }
 }
 
 /// Tries for as long as a server does not answer, says that it cannot yet, or is broken off by a signal: the second wish to

@@ -15,7 +15,7 @@ use super::Lab;
 use crate::servers::PATIENCE;
 
 /// Installs the units in a lab, by the block of the document.
-fn install(lab: &Lab) {
+pub fn install(lab: &Lab) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let place = lab.path("/root/cairn/packaging/systemd");
     std::fs::create_dir_all(&place).unwrap();

@@ -2,8 +2,10 @@
 //! as it found it, so that several share one.
 
 mod absent;
+mod cuts;
 mod failures;
 mod kills;
+mod nightly;
 mod restores;
 mod room;
 mod versions;
@@ -128,22 +130,46 @@ impl Running<'_> {
     /// Waits until a step has begun.
     #[track_caller]
     fn begins(&mut self, step: &str) {
-        let begun = format!("{{\"entry\":\"begin\",\"step\":\"{step}\"");
+        assert!(self.reaches("begin", step), "the run ended without {step}");
+    }
+
+    /// Waits until the journal has an entry of a step, whose name begins so; false if the run ended without.
+    #[track_caller]
+    fn reaches(&mut self, entry: &str, step: &str) -> bool {
+        let wanted = format!("{{\"entry\":\"{entry}\",\"step\":\"{step}");
         let started = Instant::now();
         let journal = self.platform.lab.path(JOURNAL);
-        while !std::fs::read_to_string(&journal).unwrap_or_default().contains(&begun) {
-            assert!(self.child.try_wait().unwrap().is_none(), "the run ended without {step}");
-            assert!(started.elapsed() < PATIENCE, "{step} does not begin");
+        while !std::fs::read_to_string(&journal).unwrap_or_default().contains(&wanted) {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(started.elapsed() < PATIENCE, "{entry} {step} does not come");
             std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// Kills the program once the journal has an entry of a step; false if the program was faster.
+    #[track_caller]
+    fn is_cut_at(&mut self, entry: &str, step: &str) -> bool {
+        if !self.reaches(entry, step) {
+            return false;
+        }
+        match self.program() {
+            Some(pid) => kill_process(pid, Signal::KILL).is_ok(),
+            None => false,
         }
     }
 
     /// Sends a signal to the program itself: our child only entered the machine for it.
     fn signal(&self, signal: Signal) {
+        kill_process(self.program().unwrap(), signal).unwrap();
+    }
+
+    fn program(&self) -> Option<Pid> {
         let parent = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-        let pid = children.split_whitespace().next().unwrap().parse().unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
     fn ended(self) -> Ended {
@@ -236,13 +262,15 @@ impl Platform {
         self.lab.ok(&[&["redis-cli"], arguments].concat())
     }
 
-    /// Asserts that no run left anything: no journal, a repository of Elasticsearch that can be written to, and Neo4j up.
+    /// Asserts that no run left anything: no journal, a repository of Elasticsearch that can be written to, no snapshot that
+    /// is still being taken, and Neo4j up.
     #[track_caller]
     fn is_clean(&self) {
         let journal = std::fs::read_to_string(self.lab.path(JOURNAL)).unwrap_or_default();
         assert_eq!(journal, "");
         let registered = self.elasticsearch("_snapshot").to_string();
         assert!(!registered.contains(r#""readonly":"true""#), "{registered}");
+        assert!(!self.snapshots().iter().any(|(_, state)| state == "IN_PROGRESS"), "{:?}", self.snapshots());
         assert!(self.lab.is_active("neo4j") && self.lab.is_active("postgresql-11"));
         assert_eq!(self.redis(&["KEYS", "cairn:*"]), "");
     }
@@ -277,43 +305,63 @@ impl Arguments {
     }
 }
 
+/// Scenarios, named by their module and function.
+macro_rules! scenarios {
+    ($($module:ident::$name:ident),+ $(,)?) => {
+        [$((concat!(stringify!($module), "::", stringify!($name)), $module::$name as fn(&Platform))),+]
+    };
+}
+
 /// Failures of servers on a platform with all its services.
 #[test]
 fn whatever_a_server_does_the_others_are_saved_and_everything_is_up_again() {
-    let Some(platform) = Platform::boot() else { return };
-    let scenarios: [Scenario; 8] = [
-        ("online", failures::online_nothing_is_stopped),
-        ("three fail", failures::three_that_fail_are_told_and_two_are_saved),
-        ("killed programs", failures::programs_that_are_killed_make_the_set_partial),
-        ("stubborn", failures::neo4j_that_does_not_stop_is_up_again),
-        ("no room", room::a_full_repository_leaves_the_platform_up),
-        ("purge", failures::what_was_purged_goes_back_if_the_set_does_not_hold_it),
-        ("kills", kills::a_run_killed_while_it_captures_is_undone),
-        ("absent", absent::servers_that_are_down_are_told_and_stay_so),
+    let scenarios = scenarios![
+        failures::online_nothing_is_stopped,
+        failures::three_that_fail_are_told_and_two_are_saved,
+        failures::programs_that_are_killed_make_the_set_partial,
+        failures::neo4j_that_does_not_stop_is_up_again,
+        room::a_full_repository_leaves_the_platform_up,
+        failures::what_was_purged_goes_back_if_the_set_does_not_hold_it,
+        kills::a_run_killed_while_it_captures_is_undone,
+        cuts::a_run_that_is_asked_to_stop_while_a_server_is_captured_leaves_nothing,
+        cuts::an_unfinished_snapshot_of_elasticsearch_does_not_stay,
+        cuts::a_full_run_killed_in_the_middle_of_two_captures_or_near_its_end_is_undone,
+        nightly::the_packaged_unit_captures_all_components,
+        absent::servers_that_are_down_are_told_and_stay_so,
     ];
-    run(&platform, &scenarios);
+    if scenarios.iter().any(|one| wanted(one.0))
+        && let Some(platform) = Platform::boot()
+    {
+        run(&platform, &scenarios);
+    }
 }
 
 /// What was captured is restored.
 #[test]
 fn each_component_that_was_captured_comes_back_equal() {
-    let Some(mut platform) = Platform::boot() else { return };
-    let scenarios: [Scenario; 5] = [
-        ("whole", restores::a_full_backup_is_restored),
-        ("files", restores::the_files_of_postgresql_make_the_same_cluster),
-        ("base", restores::a_base_backup_under_writes_recovers),
-        ("version 11", versions::version_11_is_captured),
-        ("path.repo", absent::an_edited_path_repo_stays_only_if_it_served),
+    let scenarios = scenarios![
+        restores::a_full_backup_is_restored,
+        restores::the_files_of_postgresql_make_the_same_cluster,
+        restores::a_base_backup_under_writes_recovers,
+        versions::version_11_is_captured,
+        restores::the_dump_of_redis_has_every_key,
+        absent::an_edited_path_repo_stays_only_if_it_served,
+        absent::an_edit_of_path_repo_that_was_cut_off_is_taken_back,
     ];
-    if wanted("power") {
+    let power = wanted("kills::power_is_lost_and_resume_waits_for_the_servers");
+    if !power && !scenarios.iter().any(|one| wanted(one.0)) {
+        return;
+    }
+    let Some(mut platform) = Platform::boot() else { return };
+    if power {
         kills::power_is_lost_and_resume_waits_for_the_servers(&mut platform);
     }
     run(&platform, &scenarios);
 }
 
-/// Whether a scenario is to be shown: all are, unless `CAIRN_TEST_SCENARIOS` names some of them, separated by commas.
+/// Whether a scenario is to be shown: all are, unless `CAIRN_TEST_SCENARIOS` has parts of some names, separated by commas.
 fn wanted(name: &str) -> bool {
-    std::env::var("CAIRN_TEST_SCENARIOS").map_or(true, |some| some.split(',').any(|one| one == name))
+    std::env::var("CAIRN_TEST_SCENARIOS").map_or(true, |some| some.split(',').any(|one| name.contains(one)))
 }
 
 /// Runs each scenario, also after one that failed: the machine's boot is what takes time.

@@ -167,8 +167,9 @@ fn register(executor: &Executor<'_>, client: &Client) -> Result<(), OrchestrateE
 fn take(executor: &Executor<'_>, client: &Client, notes: &Notes<'_>) -> Result<(Snapshot, Counted), OrchestrateError> {
     let settings = &executor.profile.elasticsearch;
     let stop = executor.stop();
-    executor.step(SNAPSHOT, None, || {
-        let name = client.name_for(Timestamp::now())?;
+    // Its name is in the journal before it is asked for: whoever comes after a cut-off run has to end it.
+    let name = client.name_for(Timestamp::now())?;
+    executor.step(SNAPSHOT, Some(Undo::DeleteUnfinishedSnapshot { name: name.clone() }), || {
         let began = Instant::now();
         // One whose answer was late may have begun all the same.
         client.create(&name).map_err(|error| discard(executor, client, &name, notes, error))?;

@@ -135,6 +135,7 @@ fn elasticsearch(profile: &Profile) -> Vec<PlannedStep> {
         ],
     );
     take.changes = true;
+    take.undo = vec![Use::note("if the backup fails: delete it, unless it is whole")];
     let mut prune = step(
         "prune-elasticsearch",
         &format!("delete old snapshots; {} stay", settings.keep_snapshots),

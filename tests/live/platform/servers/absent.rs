@@ -1,7 +1,13 @@
 //! Servers that are not there, and an Elasticsearch that does not allow its repository.
 
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::cuts::resume_twice;
 use super::{BARE, Ended};
 use crate::platform::Platform;
+use crate::servers::PATIENCE;
 
 /// What cannot be looked at while servers are down.
 const UNKNOWN: [&str; 8] = [
@@ -97,4 +103,48 @@ pub fn an_edited_path_repo_stays_only_if_it_served(platform: &Platform) {
     );
     std::fs::write(&path, original).unwrap();
     healthy();
+}
+
+/// What was edited is put back by `resume`, which has only the journal, and by the run itself when it is asked to stop.
+pub fn an_edit_of_path_repo_that_was_cut_off_is_taken_back(platform: &Platform) {
+    let path = platform.lab.path(FILE);
+    let original = std::fs::read(&path).unwrap();
+    let restart = || {
+        platform.lab.ok(&["systemctl", "restart", "elasticsearch"]);
+        platform.elasticsearch("_cluster/health?wait_for_status=yellow&timeout=60s");
+    };
+    platform.write(FILE, BEFORE);
+    restart();
+    let profile = platform.profile("cut-editing", BARE);
+    let options = ["--only", "elasticsearch,config", "--allow", "elasticsearch-path-repo", "--configure-path-repo"];
+    let before = platform.active();
+    // At once; and while Elasticsearch is down, the file edited.
+    for (signal, down) in [(Signal::KILL, false), (Signal::KILL, true), (Signal::TERM, true)] {
+        let mut run = platform.begin("backup", &profile, &options);
+        run.begins("configure-elasticsearch");
+        let started = Instant::now();
+        while down && platform.lab.is_active("elasticsearch") {
+            assert!(started.elapsed() < PATIENCE, "it is not started anew");
+        }
+        if down {
+            assert_ne!(std::fs::read_to_string(&path).unwrap(), BEFORE);
+        }
+        run.signal(signal);
+        let ended = run.ended();
+        let told = match signal {
+            Signal::KILL => {
+                assert_eq!(ended.code, None, "it was killed");
+                resume_twice(platform, &profile)
+            }
+            _ => ended.must(130).text,
+        };
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), BEFORE, "{signal:?}, down: {down}: {told}");
+        assert!(!platform.lab.path("/var/lib/cairn/elasticsearch.yml.before").exists());
+        assert_eq!(platform.active(), before, "{told}");
+        platform.elasticsearch("_cluster/health?wait_for_status=yellow&timeout=60s");
+        let allowed = platform.elasticsearch("_nodes/settings?filter_path=nodes.*.settings.path.repo");
+        assert_eq!(allowed, serde_json::json!({}), "it still runs with what was taken back");
+    }
+    std::fs::write(&path, original).unwrap();
+    restart();
 }

@@ -1,5 +1,6 @@
 //! What backups have stored, brought back into other servers and compared with what the sets say.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,26 +141,88 @@ fn move_to(from: &Path, to: &Path, cluster: &Postgres) {
     assert!(Command::new("chown").arg("-R").arg(owner).arg(to).status().unwrap().success());
 }
 
+const DATA: &str = "/media/pgsql/11/data";
+const SPACE: &str = "/srv/space";
+const LOG: &str = "/srv/write-ahead";
+
+/// A tablespace elsewhere, with a table in it.
+fn make_space(platform: &Platform) {
+    platform.lab.ok(&["install", "-d", "-o", "postgres", SPACE]);
+    platform.sql("platform", &format!("CREATE TABLESPACE far LOCATION '{SPACE}'"));
+    platform.sql("platform", "CREATE TABLE there (n int) TABLESPACE far");
+}
+
+fn remove_space(platform: &Platform) {
+    platform.sql("platform", "DROP TABLE there");
+    platform.sql("platform", "DROP TABLESPACE far");
+}
+
+/// With a tablespace, and the log on another disk, as guidelines for speed have it.
 pub fn the_files_of_postgresql_make_the_same_cluster(platform: &Platform) {
+    make_space(platform);
+    platform.sql("platform", "INSERT INTO there SELECT generate_series(1, 1000)");
+    let with_log = |script: &str| {
+        let script = format!("systemctl stop postgresql-11; {script}; systemctl start postgresql-11");
+        platform.lab.ok(&["sh", "-ec", &script]);
+    };
+    with_log(&format!("mv {DATA}/pg_wal {LOG}; ln -s {LOG} {DATA}/pg_wal"));
     let profile = platform.profile("files", &format!("{BARE}[postgres]\nmethod = \"files\"\n"));
     let ended = platform.backup(&profile, &["--only", "postgres"]).must(0);
+    with_log(&format!("rm {DATA}/pg_wal; mv {LOG} {DATA}/pg_wal"));
+    remove_space(platform);
+
     let target = tempfile::tempdir().unwrap();
     tree(platform, ended.part("postgres", "files"), target.path());
-    let to = cluster(target.path(), "/media/pgsql/11/data", &installed().unwrap());
+    let to = cluster(target.path(), DATA, &installed().unwrap());
+    let tablespaces = std::fs::read_dir(to.data().join("pg_tblspc")).unwrap().map(|entry| entry.unwrap().path());
+    let links: Vec<(PathBuf, &str)> =
+        tablespaces.map(|link| (link, SPACE)).chain([(to.data().join("pg_wal"), LOG)]).collect();
+    assert_eq!(links.len(), 2);
+    for (link, elsewhere) in links {
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(elsewhere));
+        let here = to.directory.path().join(&elsewhere["/srv/".len()..]);
+        move_to(&target.path().join(&elsewhere[1..]), &here, &to);
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(here, link).unwrap();
+    }
     to.up();
     let (recorded, found): (PostgresFacts, _) =
         (recorded(&ended, "postgres"), facts(&to.settings, Method::Files, &never).unwrap());
     assert_eq!(compare(&recorded, &found), []);
     assert_eq!(recorded.system_id, found.system_id);
     assert_eq!(to.sql("platform", "SELECT count(*) FROM entity"), platform.entities.to_string());
+    assert_eq!(to.sql("platform", "SELECT count(*), sum(n) FROM there"), "1000|500500");
 }
 
-const SPACE: &str = "/srv/space";
+/// A Redis on the dump that was saved has every key that the first one has.
+pub fn the_dump_of_redis_has_every_key(platform: &Platform) {
+    platform.redis(&["SET", "kept:text", "some text"]);
+    platform.redis(&["RPUSH", "kept:list", "first", "second"]);
+    platform.redis(&["HSET", "kept:hash", "field", "value"]);
+    let profile = platform.profile("rdb", &format!("{BARE}[redis]\ndump = true\n"));
+    // Tasks come and go: what is there all the time counts.
+    let keys = || platform.redis(&["KEYS", "*"]).lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let before = keys();
+    let ended = platform.backup(&profile, &["--only", "redis"]).must(0);
+    let kept: BTreeSet<String> = before.intersection(&keys()).cloned().collect();
+    ended.complete(&["redis"]);
+
+    let target = tempfile::tempdir().unwrap();
+    tree(platform, ended.part("redis", "rdb"), target.path());
+    let directory = target.path().join("media/redis");
+    let server = Redis::start(&["--dir", directory.to_str().unwrap()]).unwrap();
+    let mut raw = server.raw();
+    let found: BTreeSet<String> = redis::Commands::keys(&mut raw, "*").unwrap();
+    assert!(kept.len() > 3 && kept.is_subset(&found), "{kept:?} are not all in {found:?}");
+    assert_eq!(redis::Commands::get::<_, String>(&mut raw, "kept:text").unwrap(), "some text");
+    let list: Vec<String> = redis::Commands::lrange(&mut raw, "kept:list", 0, -1).unwrap();
+    assert_eq!(list, ["first", "second"]);
+    assert_eq!(redis::Commands::hget::<_, _, String>(&mut raw, "kept:hash", "field").unwrap(), "value");
+    platform.redis(&["DEL", "kept:text", "kept:list", "kept:hash"]);
+}
 
 pub fn a_base_backup_under_writes_recovers(platform: &Platform) {
-    platform.lab.ok(&["install", "-d", "-o", "postgres", SPACE]);
-    platform.sql("platform", &format!("CREATE TABLESPACE far LOCATION '{SPACE}'"));
-    platform.sql("platform", "CREATE TABLE there (n int) TABLESPACE far");
+    make_space(platform);
     let profile = platform.profile("base", &format!("{BARE}[postgres]\nmethod = \"base\"\n"));
 
     // At rest: what recovers is what was counted.
@@ -192,8 +255,7 @@ pub fn a_base_backup_under_writes_recovers(platform: &Platform) {
     let (rows, last) = found.split_once('|').unwrap();
     assert!(rows == last && last.parse::<u64>().unwrap() >= before, "{found}, {before} before");
     assert_eq!(to.sql("platform", "SELECT count(*) FROM entity"), platform.entities.to_string());
-    platform.sql("platform", "DROP TABLE there");
-    platform.sql("platform", "DROP TABLESPACE far");
+    remove_space(platform);
 }
 
 /// A server on what a base backup stored.
@@ -202,7 +264,7 @@ fn recovered(platform: &Platform, ended: &Ended) -> Postgres {
     for role in ["base", "wal"] {
         tree(platform, ended.part("postgres", role), target.path());
     }
-    let to = cluster(target.path(), "/media/pgsql/11/data", &installed().unwrap());
+    let to = cluster(target.path(), DATA, &installed().unwrap());
     let space: PathBuf = to.directory.path().join("space");
     move_to(&target.path().join(&SPACE[1..]), &space, &to);
     let label = stream(platform, ended.part("postgres", "label"));
