@@ -13,8 +13,8 @@ use cairn::source::process::terminate::{Ending, Patience, terminate};
 use cairn::source::process::{CelerySettings, Process, ProcessId, ProcessRule, ProcessSettings};
 use rustix::process::Signal;
 
-use crate::servers::PATIENCE;
 use crate::servers::redis::Redis;
+use crate::servers::{PATIENCE, skip};
 
 /// A shell that runs a script, with an argument that only this scenario has.
 struct Shell {
@@ -180,7 +180,7 @@ fn a_pid_file_that_was_written_again_meanwhile_stays() {
 fn connections_to_a_port_are_seen() {
     for host in ["127.0.0.1", "::1"] {
         let Ok(listener) = TcpListener::bind((host, 0)) else {
-            println!("SKIPPED: no {host} here");
+            skip(&format!("no {host} here"));
             continue;
         };
         let address = listener.local_addr().unwrap();

@@ -10,7 +10,7 @@ use cairn::progress::Silent;
 use cairn::source::SourceError;
 use cairn::source::command::{Account, CommandSpec, CommandStream};
 
-use crate::support::machine::scratch;
+use crate::support::machine::{is_root_or_skip, scratch};
 
 fn shell(script: &str) -> Vec<OsString> {
     ["/bin/sh", "-c", script].map(OsString::from).to_vec()
@@ -121,8 +121,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn as_another_user_nothing_of_ours_comes_along() {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: only root can run a program as another user");
+    if !is_root_or_skip("a program as another user") {
         return;
     }
     let account = Account::named("nobody").unwrap();
