@@ -31,6 +31,7 @@ MAX_LEVELS, MAX_NODE, MAX_ENTRIES, MAX_BLOCK, MAX_RECORDS = 12, MIB, 1024, MIB, 
 MAX_PATH, MAX_COMPONENT, MAX_TEXT, MAX_EXTENTS, MAX_ATTRIBUTES = 64 * KIB, 255, 4096, 4096, 1024
 MAX_ATTRIBUTE_BYTES, MAX_WINDOW = 512 * KIB, 32 * MIB
 CACHE = 128 * MIB  # raw bytes of decoded frames that are kept
+MAX_WORK, LOOK = 64 << 30, 4 * KIB  # section 9: what is decoded for one chunk at most; what a copy of a base counts
 
 # Kinds (section 3): number and directory.
 DATA, META, SNAPSHOT, SET, TOMBSTONE, LEASE, PROOF, FORGOTTEN = range(1, 9)
@@ -436,7 +437,7 @@ class Repository:
         require(from_hex(config["mac"], 32, "code") == code, "the configuration was altered")
         self.copies: dict[bytes, list[tuple[Frame, int, int]]] = {}
         self.cache: OrderedDict[tuple[Path, int], bytes] = OrderedDict()
-        self.cached = self.decoded = self.deepest = 0
+        self.cached = self.decoded = self.deepest = self.work = 0
 
     def master_key(self, repository: bytes, credential: Credential) -> bytes:
         names = {"label", "created", "derivation", "wrapped"}
@@ -523,6 +524,10 @@ class Repository:
 
     def chunk(self, id: bytes, below: int = MAX_DEPTH + 1) -> bytes:
         """A chunk, from the frame of smallest depth that has it undamaged. A base's depth is below its user's."""
+        if below > MAX_DEPTH:
+            self.work = 0
+        else:
+            self.spend(LOOK * max(1, len(self.copies.get(id, ()))), f"chunk {id.hex()}")
         problem = Invalid(f"chunk {id.hex()} is in no pack" if id not in self.copies else
                           f"chunk {id.hex()} is in no frame of a depth less than {below}")
         for frame, start, length in self.copies.get(id, ()):
@@ -535,14 +540,21 @@ class Repository:
                     problem = error
         raise problem
 
+    def spend(self, work: int, what) -> None:
+        """Section 9, Work: reading a chunk ends soon, however wide the pyramid of bases below it."""
+        self.work += work
+        require(self.work <= MAX_WORK, f"{what} takes too much to decode")
+
     def frame(self, frame: Frame) -> bytes:
         place = frame.pack.path, frame.slot
         if place in self.cache:
             self.cache.move_to_end(place)
             return self.cache[place]
+        self.spend(frame.raw_len, frame)
         prefix = bytearray()
         for base in frame.bases:
-            prefix += self.chunk(base, below=frame.depth)
+            prefix += (content := self.chunk(base, below=frame.depth))
+            self.spend(len(content), frame)
             require(len(prefix) <= MAX_PREFIX, f"the bases of {frame} are too long")
         sealed = read_at(frame.pack.path, frame.offset, frame.stored_len)
         plain = self.keys.open(frame.pack.kind, frame.pack.header, frame.slot, sealed, str(frame))

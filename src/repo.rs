@@ -20,6 +20,7 @@ pub mod records;
 pub mod sets;
 pub mod similar;
 pub mod verify;
+pub mod work;
 pub mod writer;
 
 use std::collections::{HashMap, HashSet};

@@ -78,6 +78,16 @@ pub enum RepoError {
         /// The chunk.
         id: ChunkId,
     },
+    /// What a frame is a difference to takes too much to decode.
+    #[error(
+        "it is a difference to more than is read for one chunk ({} GiB of work): no cairn writes that, so it was made to \
+         keep readers busy; do not trust this repository",
+        limit >> 30
+    )]
+    TooMuchWork {
+        /// What is spent on one chunk at most, in bytes.
+        limit: u64,
+    },
     /// The index in the cache directory failed.
     #[error("the index {path} failed: run the command again; the file may be removed, it is made again from the packs")]
     Index {
@@ -171,7 +181,7 @@ impl RepoError {
         match self {
             RepoError::Object { .. } | RepoError::MissingChunk { .. } | RepoError::DamagedChunk { .. } => true,
             RepoError::Format(error) => !matches!(error, FormatError::Random(_)),
-            RepoError::Backend(BackendError::Range { .. }) => true,
+            RepoError::Backend(BackendError::Range { .. }) | RepoError::TooMuchWork { .. } => true,
             RepoError::Frame { source, .. } => source.is_damage(),
             _ => false,
         }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: at most [`CACHE_BYTES`] of raw frames are kept (besides those in use); a frame is decoded by one thread
 //! while others wait for it; a base is only taken from a frame of smaller depth than the frame that names it, so
-//! reading ends whatever the footers say, and no two threads wait for each other.
+//! reading ends whatever the footers say, and no two threads wait for each other; and what is decoded for one chunk is
+//! bounded ([`crate::repo::work`]), so it ends soon.
 //!
 //! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
 //! looked up once more.
@@ -18,6 +19,7 @@ use crate::format::{ChunkId, FormatError, Kind};
 use crate::progress::Silent;
 use crate::repo::error::RepoError;
 use crate::repo::index::{FrameInfo, Index, Location, PackInfo};
+use crate::repo::work::{MAX_WORK, Work};
 
 /// Raw bytes of frames kept.
 pub const CACHE_BYTES: usize = 64 << 20;
@@ -54,6 +56,7 @@ pub struct Frames {
     backend: Arc<dyn Backend>,
     keys: Keys,
     index: Arc<Index>,
+    max_work: u64,
     cache: Mutex<Cache>,
     loaded: Condvar,
     packs: Mutex<Vec<Arc<OpenPack>>>,
@@ -75,11 +78,21 @@ impl Frames {
             backend,
             keys,
             index,
+            max_work: MAX_WORK,
             cache: Mutex::default(),
             loaded: Condvar::new(),
             packs: Mutex::default(),
             healed: Mutex::default(),
         }
+    }
+
+    /// Spends only so much on one chunk.
+    pub fn with_max_work(self, max_work: u64) -> Self {
+        Frames { max_work, ..self }
+    }
+
+    fn work(&self) -> Work {
+        Work::new(self.max_work)
     }
 
     /// The keys it opens frames with.
@@ -127,8 +140,9 @@ impl Frames {
 
     fn try_chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
         let mut problem = RepoError::MissingChunk { id: *id };
+        let mut work = self.work();
         for location in self.index.find(id)? {
-            match self.at(&location) {
+            match self.at_within(&location, &mut work) {
                 Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
                 Ok(_) => problem = self.frame_error(&location.frame, RepoError::DamagedChunk { id: *id }),
                 Err(error) => problem = error,
@@ -139,7 +153,11 @@ impl Frames {
 
     /// The bytes at a location, without comparing them with the chunk's id.
     pub fn at(&self, location: &Location) -> Result<ChunkBytes, RepoError> {
-        let frame = self.raw(&location.frame)?;
+        self.at_within(location, &mut self.work())
+    }
+
+    fn at_within(&self, location: &Location, work: &mut Work) -> Result<ChunkBytes, RepoError> {
+        let frame = self.raw_within(&location.frame, work)?;
         let range = location.range();
         if range.end > frame.len() {
             let source = FormatError::Truncated { what: "frame" };
@@ -150,6 +168,10 @@ impl Frames {
 
     /// A frame's raw bytes, from the cache or decoded.
     pub fn raw(&self, info: &FrameInfo) -> Result<Arc<Vec<u8>>, RepoError> {
+        self.raw_within(info, &mut self.work())
+    }
+
+    fn raw_within(&self, info: &FrameInfo, work: &mut Work) -> Result<Arc<Vec<u8>>, RepoError> {
         let mut cache = self.lock();
         loop {
             cache.clock += 1;
@@ -167,7 +189,7 @@ impl Frames {
         }
         cache.slots.insert(info.first, Slot::Loading);
         drop(cache);
-        let result = self.load(info).map_err(|error| self.frame_error(info, error));
+        let result = self.load(info, work).map_err(|error| self.frame_error(info, error));
         let mut cache = self.lock();
         match &result {
             Ok(raw) => {
@@ -185,10 +207,11 @@ impl Frames {
         result
     }
 
-    fn load(&self, info: &FrameInfo) -> Result<Arc<Vec<u8>>, RepoError> {
+    fn load(&self, info: &FrameInfo, work: &mut Work) -> Result<Arc<Vec<u8>>, RepoError> {
+        work.frame(info)?;
         let mut sealed = self.sealed(info)?;
         let pack = self.open_pack(info.pack)?;
-        let prefix = self.prefix(&info.entry.bases, info.entry.depth)?;
+        let prefix = self.prefix_within(&info.entry.bases, info.entry.depth, work)?;
         let compressed = pack.envelope.open(u64::from(info.slot), &mut sealed)?;
         Ok(Arc::new(frame::decompress(compressed, info.entry.raw_len(), &prefix)?))
     }
@@ -202,9 +225,14 @@ impl Frames {
 
     /// The concatenated content of base chunks, each from a frame of less than `depth`.
     pub fn prefix(&self, bases: &[ChunkId], depth: u8) -> Result<Vec<u8>, RepoError> {
+        self.prefix_within(bases, depth, &mut self.work())
+    }
+
+    fn prefix_within(&self, bases: &[ChunkId], depth: u8, work: &mut Work) -> Result<Vec<u8>, RepoError> {
         let mut prefix = Vec::new();
         for base in bases {
-            let bytes = self.base_bytes(base, depth)?;
+            let bytes = self.base_bytes(base, depth, work)?;
+            work.base(bytes.len())?;
             if prefix.len() + bytes.len() > MAX_BASE_RAW {
                 let (found, limit) = (MAX_BASE_RAW as u64 + 1, MAX_BASE_RAW as u64);
                 return Err(FormatError::TooLarge { what: "frame base length", found, limit }.into());
@@ -215,12 +243,13 @@ impl Frames {
     }
 
     /// A base's bytes; a damaged copy is passed over where there is another of small enough depth.
-    fn base_bytes(&self, id: &ChunkId, depth: u8) -> Result<ChunkBytes, RepoError> {
+    fn base_bytes(&self, id: &ChunkId, depth: u8, work: &mut Work) -> Result<ChunkBytes, RepoError> {
         let mut copies = self.index.find(id)?;
+        work.copies(copies.len())?;
         copies.retain(|copy| copy.frame.entry.depth < depth.min(MAX_DEPTH));
         let mut problem = RepoError::MissingChunk { id: *id };
         for copy in &copies {
-            match self.at(copy) {
+            match self.at_within(copy, work) {
                 Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
                 Ok(_) => problem = RepoError::DamagedChunk { id: *id },
                 Err(error) => problem = error,

@@ -172,7 +172,7 @@ fn block(path: &[u8], content: Option<(ChunkId, u64)>) -> Vec<u8> {
     out
 }
 
-fn restore_options(target: &Path) -> RestoreOptions {
+pub fn restore_options(target: &Path) -> RestoreOptions {
     RestoreOptions {
         path: Vec::new(),
         target: target.to_owned(),

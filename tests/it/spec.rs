@@ -22,6 +22,22 @@ pub fn reader<S: AsRef<OsStr>>(repository: &Path, password_file: &Path, argument
     Some(command.output().unwrap())
 }
 
+/// The same with another bound for what is decoded for one chunk.
+pub fn reader_spending<S: AsRef<OsStr>>(
+    work: u64,
+    repository: &Path,
+    password_file: &Path,
+    arguments: &[S],
+) -> Option<Output> {
+    let program = format!("import sys, reader; reader.MAX_WORK = {work}; sys.exit(reader.main())");
+    let mut command = script("reader.py")?;
+    let python = command.get_program().to_owned();
+    command = Command::new(python);
+    command.env("PYTHONPATH", spec("")).args(["-B", "-c", &program]);
+    command.arg(repository).arg("--password-file").arg(password_file).args(arguments);
+    Some(command.output().unwrap())
+}
+
 /// The depth of the deepest delta that a `verify` decoded.
 pub fn deepest(output: &[u8]) -> u32 {
     let text = String::from_utf8_lossy(output);

@@ -8,19 +8,25 @@ use std::sync::Arc;
 
 use cairn::backend::local::Local;
 use cairn::format::content::Content;
-use cairn::format::crypto::Keys;
+use cairn::format::crypto::{Envelope, Keys};
 use cairn::format::key::{Credential, PasswordCost};
 use cairn::format::list::{self, ListEntry, ListKind};
 use cairn::format::pack::{self, ChunkEntry, FrameEntry};
 use cairn::format::record::{Snapshot, SnapshotKind};
 use cairn::format::tree::{BlockEncoder, Entry, FileTime, Node, Owner};
 use cairn::format::{Kind, ObjectId, frame};
+use cairn::orchestrate::restore;
 use cairn::progress::Silent;
-use cairn::repo::{InitOptions, OpenOptions, Repository};
+use cairn::repo::check::CheckOptions;
+use cairn::repo::frames::Frames;
+use cairn::repo::reader::ChunkReader;
+use cairn::repo::{InitOptions, OpenOptions, Repository, chain};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use super::reader;
+use super::{reader, reader_spending};
+use crate::hostile::restore_options;
+use crate::support::faulty::{Fault, Faulty, Operation, Rule};
 use crate::support::stream_record;
 
 /// A frame's depth, its bases, and its one chunk.
@@ -62,9 +68,38 @@ impl Handmade {
             let chunks = vec![ChunkEntry { id: self.keys().chunk_id(raw), len: raw.len() as u32 }];
             entries.push(FrameEntry { offset, stored_len, depth: *depth, bases, chunks });
         }
-        pack::seal_footer(&envelope, &entries, &mut stored).unwrap();
-        self.repository.backend().write_new(kind, &ObjectId::of(&stored), &stored).unwrap();
+        self.write(kind, &envelope, &entries, stored);
+    }
+
+    fn write(&self, kind: Kind, envelope: &Envelope, entries: &[FrameEntry], mut stored: Vec<u8>) -> ObjectId {
+        pack::seal_footer(envelope, entries, &mut stored).unwrap();
+        let id = ObjectId::of(&stored);
+        self.repository.backend().write_new(kind, &id, &stored).unwrap();
         self.repository.refresh(&Silent).unwrap();
+        id
+    }
+
+    /// A pack of one frame that opens and has the length promised, and whose one chunk is listed as `claimed`.
+    fn lie(&self, raw: &[u8], claimed: &[u8]) -> ObjectId {
+        let envelope = self.keys().new_envelope(Kind::DataPack).unwrap();
+        let mut stored = envelope.header().to_vec();
+        envelope.seal(0, &frame::compress(3, raw, &[]).unwrap(), &mut stored).unwrap();
+        let stored_len = (stored.len() - envelope.header().len()) as u32;
+        let chunks = vec![ChunkEntry { id: self.keys().chunk_id(claimed), len: raw.len() as u32 }];
+        let offset = envelope.header().len() as u64;
+        self.write(
+            Kind::DataPack,
+            &envelope,
+            &[FrameEntry { offset, stored_len, depth: 0, bases: Vec::new(), chunks }],
+            stored,
+        )
+    }
+
+    /// All bytes of a content, or what is wrong with it.
+    fn read(&self, content: &Content) -> Result<Vec<u8>, String> {
+        let mut found = Vec::new();
+        let read = self.repository.stream(content).unwrap().read_to_end(&mut found);
+        read.map(|_| found).map_err(|error| chain(&error))
     }
 
     /// A content of one chunk, or below list nodes that name it.
@@ -150,6 +185,124 @@ fn a_chunk_that_is_not_what_its_id_says_is_refused() {
     store.pack(Kind::DataPack, &[(0, &[], &raw)]);
     store.snapshot(SnapshotKind::Stream, store.content(raw.len() + 1, 0, &raw));
     store.assert_refused("is not as long as its list says");
+}
+
+/// A frame that authenticates and has the right length, and other content than its chunk's id says, is refused by all who
+/// read: until now nothing would have failed without the comparison.
+#[test]
+fn content_listed_under_the_id_of_other_content_was_read_back_by_no_test() {
+    let store = Handmade::new();
+    let pack = store.lie(b"AAAA", b"BBBB");
+    let stream = store.content(4, 0, b"BBBB");
+    let error = store.read(&stream).unwrap_err();
+    assert!(error.contains("other content than its id says") && error.contains(&pack.to_string()), "{error}");
+    store.snapshot(SnapshotKind::Stream, stream);
+    store.assert_refused("is damaged");
+
+    let options = CheckOptions { read_data_percent: Some(100.0) };
+    let report = store.repository.check(&options, &Silent).unwrap();
+    let told = |problem: &cairn::repo::check::Problem| {
+        problem.subject.contains(&pack.to_string()) && problem.message.contains("other content than its id says")
+    };
+    assert!(report.problems.iter().any(told), "{:?}", report.problems);
+    assert_eq!(report.bytes_read, 0, "what is not what its id says was counted as read");
+
+    let snapshots = store.repository.snapshots().unwrap();
+    let error = store.repository.verify(&snapshots[0], &Silent).unwrap_err();
+    assert!(chain(&error).contains("other content than its id says"), "{}", chain(&error));
+    assert!(store.repository.snapshots().unwrap()[0].proof.is_none(), "a proof was written");
+
+    // The same content as a file of a tree.
+    let mut file = entry("file", Node::Fifo);
+    file.node = Node::File { size: 4, extents: None, content: stream };
+    let raw = block(vec![file, entry("other", Node::Fifo)]);
+    store.pack(Kind::MetaPack, &[(0, &[], &raw)]);
+    let tree = Snapshot { kind: SnapshotKind::Tree, ..stream_record("tree", store.content(raw.len(), 0, &raw)) };
+    let target = store.dir.path().join("target");
+    let report = restore::to_directory(&store.repository, &tree, "lying", &restore_options(&target), &Silent).unwrap();
+    assert_eq!((report.files, report.others, report.failed), (0, 1, 1));
+    assert!(!target.join("file").exists(), "it was restored");
+
+    // Where there is an honest copy besides, that one is taken.
+    store.pack(Kind::DataPack, &[(0, &[], b"BBBB")]);
+    assert_eq!(store.read(&store.content(4, 0, b"BBBB")).unwrap(), b"BBBB");
+}
+
+#[test]
+fn a_base_that_is_not_what_its_id_says_is_refused() {
+    let store = Handmade::new();
+    let (base, lie) = (b"base ".repeat(50), b"lies ".repeat(50));
+    let pack = store.lie(&lie, &base);
+    // Without the comparison the copies from the prefix would be of the lie.
+    let top = [base.as_slice(), b"more"].concat();
+    store.pack(Kind::DataPack, &[(1, &[&base], &top)]);
+    let error = store.read(&store.content(top.len(), 0, &top)).unwrap_err();
+    let named = store.keys().chunk_id(&base).to_string();
+    assert!(error.contains("other content than its id says") && error.contains(&named), "{pack}: {error}");
+}
+
+/// What is spent on a chunk in the test, in place of 64 GiB.
+const FEW: u64 = 2 << 30;
+/// Frames a level of the pyramid, and raw bytes of each: a level is more than either reader keeps decoded.
+const WIDTH: u32 = 17;
+const WIDE: usize = 8 << 20;
+
+/// Nine levels of frames, each frame a difference to a piece of every frame one level down: 17^8 frames would be
+/// decoded for the one at the top. In each, a small chunk that serves as base and one that fills it.
+fn pyramid(store: &Handmade) -> Content {
+    let piece = |depth: u8, number: u32| format!("piece {depth} {number}").into_bytes();
+    for depth in 0..=8u8 {
+        let envelope = store.keys().new_envelope(Kind::DataPack).unwrap();
+        let mut stored = envelope.header().to_vec();
+        let mut entries = Vec::new();
+        for number in 0..if depth == 8 { 1 } else { WIDTH } {
+            let piece_here = piece(depth, number);
+            let filler = vec![0; 4 << 20];
+            let rest = vec![depth; WIDE - piece_here.len() - filler.len()];
+            let raw = [piece_here.as_slice(), &filler, &rest].concat();
+            let offset = stored.len() as u64;
+            envelope.seal(u64::from(number), &frame::compress(1, &raw, &[]).unwrap(), &mut stored).unwrap();
+            let stored_len = (stored.len() as u64 - offset) as u32;
+            let below = 0..if depth == 0 { 0 } else { WIDTH };
+            let bases = below.map(|below| store.keys().chunk_id(&piece(depth - 1, below))).collect();
+            // Nobody asks for the other chunks, so what they are called does not matter.
+            let chunk = |id, len: usize| ChunkEntry { id, len: len as u32 };
+            let other = |tail: &str| store.keys().chunk_id(format!("{depth} {number} {tail}").as_bytes());
+            let chunks = vec![
+                chunk(store.keys().chunk_id(&piece_here), piece_here.len()),
+                chunk(other("filler"), filler.len()),
+                chunk(other("rest"), rest.len()),
+            ];
+            entries.push(FrameEntry { offset, stored_len, depth, bases, chunks });
+        }
+        store.write(Kind::DataPack, &envelope, &entries, stored);
+    }
+    let top = piece(8, 0);
+    store.content(top.len(), 0, &top)
+}
+
+#[test]
+fn a_pyramid_of_deltas_kept_a_reader_busy_for_ever() {
+    let store = Handmade::new();
+    let content = pyramid(&store);
+    let inner: Arc<dyn cairn::backend::Backend> = Arc::new(Local::open(&store.dir.path().join("repo")).unwrap());
+    let storage = Faulty::new(inner);
+    let frames = Frames::new(storage.clone(), store.keys().clone(), store.repository.index().clone());
+    let frames = Arc::new(frames.with_max_work(FEW));
+    // Whoever goes on for ever ends here, with another error: one read a frame, and one a pack.
+    storage.add(Rule::on(Operation::Read, Fault::Error).kind(Kind::DataPack).after(FEW / WIDE as u64 + 9).always());
+    let mut chunks = ChunkReader::new(&frames, &content, None).unwrap();
+    let error = chain(&chunks.next_chunk().err().unwrap());
+    assert!(error.contains("keep readers busy") && error.contains("do not trust"), "{error}");
+    store.snapshot(SnapshotKind::Stream, content);
+    let path = |name: &str| store.dir.path().join(name);
+    if let Some(output) = reader_spending(FEW, &path("repo"), &path("password"), &["verify", "hostile"]) {
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains("takes too much to decode"), "{error}");
+    }
+    // The bound that is in force lets pass what is wide and honest: 17 frames for one chunk.
+    let wide = store.read(&store.content(b"piece 1 0".len(), 0, b"piece 1 0")).unwrap();
+    assert_eq!(wide, b"piece 1 0");
 }
 
 #[test]
