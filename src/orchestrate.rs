@@ -2,6 +2,7 @@
 //! one is piped into the other, and each failure keeps its side: a source that cannot be read makes a partial snapshot,
 //! a repository that cannot be written ends the run.
 
+pub mod ahead;
 pub mod backup;
 pub mod error;
 pub mod locate;

@@ -91,9 +91,15 @@ pub enum StepWork<'a> {
 
 /// Hears of progress. Called from several threads; must return quickly.
 pub trait Monitor: Send + Sync {
-    /// A phase begins; `total` is its amount of work where it is known (bytes, or items for [`Phase::Mark`],
-    /// [`Phase::Index`], [`Phase::Check`], [`Phase::Search`] and [`Phase::Compare`]).
+    /// A phase begins; `total` is its amount of work where it is known (bytes; snapshots for [`Phase::Mark`]; items
+    /// for [`Phase::Index`], [`Phase::Check`], [`Phase::Search`] and [`Phase::Compare`]).
     fn begin(&self, _phase: Phase, _total: Option<u64>) {}
+    /// The current phase's amount of work, learnt after it began.
+    fn total(&self, _total: u64) {}
+    /// Whether somebody looks at how far a phase is, so that a total is worth some work of its own.
+    fn wants_total(&self) -> bool {
+        false
+    }
     /// So many more units of the current phase are done.
     fn advance(&self, _units: u64) {}
     /// What is being worked on, for people (a path or an id).

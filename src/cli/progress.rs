@@ -12,7 +12,7 @@ use crate::progress::{Monitor, Notice, Phase, StopFlag};
 
 /// Shows what the core reports.
 pub struct Bars {
-    bar: Mutex<Option<ProgressBar>>,
+    bar: Mutex<Option<(Phase, ProgressBar)>>,
     show: bool,
     output: Output,
     stop: Arc<StopFlag>,
@@ -34,13 +34,13 @@ impl Bars {
     /// Prints while the bar is out of the way.
     pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
         match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(bar) => bar.suspend(print),
+            Some((_, bar)) => bar.suspend(print),
             None => print(),
         }
     }
 
     fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        if let Some((_, bar)) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             act(bar);
         }
     }
@@ -94,7 +94,18 @@ impl Monitor for Bars {
         // At once: what is going on is known before the first unit is done.
         bar.tick();
         bar.enable_steady_tick(Duration::from_millis(200));
-        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some((phase, bar));
+    }
+
+    fn total(&self, total: u64) {
+        if let Some((phase, bar)) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            bar.set_style(style(*phase, true));
+            bar.set_length(total);
+        }
+    }
+
+    fn wants_total(&self) -> bool {
+        self.show
     }
 
     fn advance(&self, units: u64) {
@@ -112,7 +123,7 @@ impl Monitor for Bars {
     }
 
     fn end(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some((_, bar)) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
         }
     }

@@ -18,11 +18,12 @@ use crate::format::ObjectId;
 use crate::format::content::Content;
 use crate::format::record::{PathText, Snapshot, SnapshotKind, Summary};
 use crate::format::tree::{Entry, Node, compare_paths};
+use crate::orchestrate::ahead;
 use crate::orchestrate::error::OrchestrateError;
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::TreeReader;
 use crate::repo::records::{DamagedSnapshot, Snapshots};
-use crate::repo::writer::{CopyError, Writer};
+use crate::repo::writer::{CopyError, Tree, Writer};
 use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::CommandStream;
@@ -268,8 +269,8 @@ pub fn tree(
 ) -> Result<Outcome, OrchestrateError> {
     let roots = existing_roots(&tree.roots)?;
     let excludes = tree.exclude.globs().iter().cloned().map(PathText).collect();
-    let walk =
-        Walk::new(WalkOptions { roots: tree.roots, excludes: tree.exclude, one_file_system: tree.one_file_system })?;
+    let all = WalkOptions { roots: tree.roots, excludes: tree.exclude, one_file_system: tree.one_file_system };
+    let walk = Walk::new(all.clone())?;
     let mut summary = Summary::default();
     if tree.dry_run {
         let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
@@ -279,28 +280,41 @@ pub fn tree(
     let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;
-    let mut known = Known::new(&run, options.force)?;
+    let known = Known::new(&run, options.force)?;
     let how = How { same_host: known.same_host, changing: Changing::new(&tree.changing), monitor };
-    for item in walk {
-        if monitor.interrupted() {
-            return Err(RepoError::Interrupted.into());
-        }
-        let entry = match item {
-            Err(missed) if how.changing.may_vanish(&missed) => continue,
-            Err(missed) => miss(*missed, &mut summary, monitor),
-            Ok(found) => {
-                let before = known.advance_to(&found.entry.path)?;
-                store(&mut writer, found, before, &how, &mut summary)?
-            }
-        };
-        let Some(entry) = entry else { continue };
-        count(&entry, &mut summary);
-        writer.push(&mut out, entry)?;
-    }
+    let unknown = (run.parent.is_none() && monitor.wants_total()).then_some(all);
+    ahead::beside(unknown, monitor, || store_all(walk, &mut writer, &mut out, known, &how, &mut summary))?;
     let content = writer.finish_tree(out)?;
     monitor.end();
     let paths = roots.iter().map(|root| PathText(root.as_os_str().as_bytes().to_vec())).collect();
     run.publish(writer, SnapshotKind::Tree, (paths, excludes), content, summary)
+}
+
+fn store_all(
+    walk: Walk,
+    writer: &mut Writer<'_>,
+    out: &mut Tree,
+    mut known: Known,
+    how: &How<'_>,
+    summary: &mut Summary,
+) -> Result<(), OrchestrateError> {
+    for item in walk {
+        if how.monitor.interrupted() {
+            return Err(RepoError::Interrupted.into());
+        }
+        let entry = match item {
+            Err(missed) if how.changing.may_vanish(&missed) => continue,
+            Err(missed) => miss(*missed, summary, how.monitor),
+            Ok(found) => {
+                let before = known.advance_to(&found.entry.path)?;
+                store(writer, found, before, how, summary)?
+            }
+        };
+        let Some(entry) = entry else { continue };
+        count(&entry, summary);
+        writer.push(out, entry)?;
+    }
+    Ok(())
 }
 
 /// The roots that are there, absolute. One that is missing is told by the walk; without any there is no backup.

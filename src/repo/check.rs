@@ -181,7 +181,7 @@ impl Repository {
         report: &mut CheckReport,
         monitor: &dyn Monitor,
     ) -> Result<(), RepoError> {
-        monitor.begin(Phase::Mark, None);
+        monitor.begin(Phase::Mark, Some(snapshots.len() as u64));
         let mut mark = Mark::new(self, monitor);
         for (id, snapshot) in snapshots {
             let subject = format!("snapshot {} ({} of {})", id.short(), snapshot.name, snapshot.time);
@@ -194,6 +194,7 @@ impl Repository {
                 }
             })?;
             report.snapshots += 1;
+            monitor.advance(1);
         }
         report.chunks = mark.chunks;
         monitor.end();

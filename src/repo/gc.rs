@@ -245,9 +245,11 @@ fn reach(repository: &Repository, monitor: &dyn Monitor) -> Result<crate::repo::
     // First the roots, then the packs: what a listed root needs was written before it.
     let roots = repository.read_records::<Snapshot>()?;
     repository.refresh(monitor)?;
+    monitor.total(roots.len() as u64);
     let mut mark = Mark::reading_copies(repository, monitor);
     for (id, snapshot) in roots {
         mark.snapshot(&snapshot, &mut |error| Err(broken::explain(repository, &id, error)))?;
+        monitor.advance(1);
     }
     monitor.end();
     Ok(mark.reached)

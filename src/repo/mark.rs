@@ -14,6 +14,10 @@ use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
 use crate::repo::index::Location;
 
+/// After so many chunks it is told how many were reached. The units of the phase are snapshots, since nobody knows how
+/// many chunks they have.
+const TOLD: u64 = 4096;
+
 /// What was reached.
 pub struct Mark<'r> {
     repository: &'r Repository,
@@ -129,7 +133,9 @@ impl<'r> Mark<'r> {
                 self.reached.insert(copy.number());
             }
             self.chunks += 1;
-            self.monitor.advance(1);
+            if self.chunks.is_multiple_of(TOLD) {
+                self.monitor.item(&format!("{} chunks", self.chunks));
+            }
         }
         Ok(contents)
     }
