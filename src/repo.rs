@@ -328,8 +328,11 @@ pub fn read_config(backend: &dyn Backend) -> Result<Config, RepoError> {
         BackendError::NotFound { location, .. } => BackendError::NoRepository { location },
         other => other,
     })?;
+    let location = backend.location();
     Config::decode(&stored).map_err(|error| match error {
-        error @ (FormatError::Version { .. } | FormatError::Feature { .. }) => error.into(),
-        source => RepoError::Config { location: backend.location(), source },
+        source @ (FormatError::Version { .. } | FormatError::Feature { .. }) => {
+            RepoError::OtherVersion { location, source }
+        }
+        source => RepoError::Config { location, source },
     })
 }

@@ -62,6 +62,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RepoError::Backend(error) => of_cause(error),
             RepoError::Format(error) | RepoError::Object { source: error, .. } => of_cause(error),
             RepoError::Locked { .. } => Some(Exit::Locked),
+            RepoError::WrongKey { .. } => Some(Exit::WrongPassword),
             RepoError::Interrupted => Some(Exit::Interrupted),
             RepoError::KeyPrefix { .. } => Some(Exit::Usage),
             _ => None,

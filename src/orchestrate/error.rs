@@ -21,7 +21,9 @@ pub enum OrchestrateError {
     #[error("cannot read the input, so nothing was published")]
     Input(#[source] io::Error),
     /// Writing standard output failed.
-    #[error("cannot write the output")]
+    #[error(
+        "cannot write the output, so it is not whole: make room where it goes, or choose another place, and run it again"
+    )]
     Output(#[source] io::Error),
     /// None of the paths given exists.
     #[error("none of the paths can be read, so nothing was published")]

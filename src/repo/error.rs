@@ -12,6 +12,23 @@ pub enum RepoError {
     /// Encoding or encrypting failed.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// No key opens with what was given.
+    #[error(
+        "wrong password or key file for the repository in {location}: give one that `cairn init` or `cairn key add` was \
+         given, or check whether this is the repository that is meant"
+    )]
+    WrongKey {
+        /// The storage.
+        location: String,
+    },
+    /// The configuration asks for a program that knows more than this one.
+    #[error("the repository in {location} was made for another cairn, and nothing in it was touched")]
+    OtherVersion {
+        /// The storage.
+        location: String,
+        /// What it asks for.
+        source: FormatError,
+    },
     /// The configuration cannot be used.
     #[error(
         "the file config in {location} cannot be used; put it back from a copy, nothing else is known to be damaged"

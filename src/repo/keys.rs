@@ -65,7 +65,7 @@ pub fn unlock(
             Err(error) => problem = Some(error),
         }
     }
-    Err(problem.unwrap_or(RepoError::Format(FormatError::WrongKey)))
+    Err(problem.unwrap_or_else(|| RepoError::WrongKey { location: backend.location() }))
 }
 
 impl Repository {
@@ -120,7 +120,9 @@ impl Repository {
                 opened.push((id, key.label));
             }
         }
-        let Some((_, label)) = opened.first() else { return Err(FormatError::WrongKey.into()) };
+        let Some((_, label)) = opened.first() else {
+            return Err(RepoError::WrongKey { location: self.backend.location() });
+        };
         let added = self.add_key(new, label.clone(), cost)?;
         for (id, _) in opened {
             self.backend.remove(Kind::Key, &id)?;

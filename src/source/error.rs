@@ -16,7 +16,7 @@ use crate::source::elasticsearch::client::Refusal;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The system refused.
-    #[error("cannot {action} {path}")]
+    #[error("cannot {action} {path}{}", source_advice(source))]
     Unreadable {
         /// The verb.
         action: &'static str,
@@ -235,9 +235,21 @@ pub enum TargetError {
     },
 }
 
-/// What helps against what the system said.
+/// What helps against what the system said of a source.
+fn source_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; run as a user who may",
+        _ => "",
+    }
+}
+
+/// What helps against what the system said of a target.
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room in the target, or choose another, and restore again: what is finished is not written twice"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a target that is not mounted read-only",
         io::ErrorKind::PermissionDenied => "; choose a target that this user may write, or run as one who may",
         io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
             "; something that is no directory is in its place"

@@ -255,9 +255,7 @@ fn changing_a_key_survives_every_fault_at_every_change() {
     with_every_fault(&world, false, &|repository| {
         // Again after it was done in part: the new key opens already, and the old one may be gone.
         match repository.change_key(&credential(), &new_credential(), PasswordCost::DEFAULT) {
-            Err(RepoError::Format(cairn::format::FormatError::WrongKey)) => {
-                Ok(repository.backend().sync().map_err(RepoError::from)?)
-            }
+            Err(RepoError::WrongKey { .. }) => Ok(repository.backend().sync().map_err(RepoError::from)?),
             result => Ok(result.map(drop)?),
         }
     });

@@ -126,3 +126,79 @@ fn a_damaged_last_key_was_answered_with_the_advice_to_check_which_needs_a_key() 
         assert!(told.contains("put the object back into `keys`") && !told.contains("cairn check"), "{told}");
     }
 }
+
+/// Where a pack's frames begin.
+const FIRST_FRAME: usize = 40;
+
+#[test]
+fn a_restore_brings_all_files_but_those_of_a_damaged_frame_and_names_them() {
+    let place = Place::new();
+    let (tree, out) = (place.path().join("tree"), place.path().join("out"));
+    std::fs::create_dir(&tree).unwrap();
+    for number in 0..6 {
+        std::fs::write(tree.join(format!("large{number}")), crate::support::noise(&number.to_string(), 2 << 20))
+            .unwrap();
+        std::fs::write(tree.join(format!("small{number}")), format!("this is {number}")).unwrap();
+    }
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    let pack = objects(&place, "data").pop().unwrap();
+    // In the middle of all the frames, far from the footer.
+    flip(&pack, FIRST_FRAME + pack.metadata().unwrap().len() as usize / 2);
+    let from = format!("t:{}", tree.display());
+    let output = place.run(&["restore", &from, "--target", out.to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let mut failed = 0;
+    for entry in std::fs::read_dir(&tree).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        match std::fs::read(out.join(&name)) {
+            Ok(found) => assert!(found == std::fs::read(tree.join(&name)).unwrap(), "{name} is not what it was"),
+            Err(_) => {
+                failed += 1;
+                let line = told.lines().find(|line| line.contains(&name)).unwrap_or_else(|| panic!("{name}: {told}"));
+                let pack = pack.file_name().unwrap().to_str().unwrap();
+                assert!(line.contains(pack) && line.contains("cairn check --read-data"), "{line}");
+            }
+        }
+    }
+    // A frame of 1 MiB of files that have 2 MiB each, and of their small neighbours.
+    assert!((1..=4).contains(&failed), "{failed} files are lost");
+    assert!(told.contains(&format!("{failed} entries could not be restored")), "{told}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 12 - failed, "something unfinished was left");
+}
+
+#[test]
+fn what_reads_a_truncated_or_missing_pack_says_so_and_ends_with_1() {
+    for (how, told) in [("truncated", "is truncated or damaged"), ("missing", "is in no readable pack")] {
+        let place = Place::new();
+        let tree = super::snapshot_tree(&place);
+        place.store("db", &crate::support::noise("db", 100_000));
+        place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+        for pack in objects(&place, "data") {
+            match how {
+                "truncated" => std::fs::write(&pack, &std::fs::read(&pack).unwrap()[..FIRST_FRAME + 20]).unwrap(),
+                _ => std::fs::remove_file(&pack).unwrap(),
+            }
+        }
+        // With what this machine remembers of the pack, and without.
+        for (round, told) in [("remembered", told), ("forgotten", "is in no readable pack")] {
+            let out = place.path().join(round);
+            let restore = ["restore", "t", "--target", out.to_str().unwrap()];
+            place.fails(&["cat", "db"], 1, &[told, "cairn check"]);
+            place.fails(&restore, 1, &["a.txt", told, "cairn check", "entries could not be restored"]);
+            let output = place.run(&["verify", "--all"]);
+            let lines = text(&output.stdout);
+            assert_eq!(
+                lines.lines().filter(|line| line.contains("NOT verified") && line.contains(told)).count(),
+                2,
+                "{lines}"
+            );
+            super::assert_fails(output, 1, &["2 snapshots could not be verified"]);
+            let output = place.run(&["check"]);
+            assert_eq!(output.status.code(), Some(1), "{how}, {round}: {}", text(&output.stdout));
+            // What needs no data is there all the same.
+            place.ok(&["ls", "t"]);
+            std::fs::remove_dir_all(place.path().join("cache")).unwrap();
+        }
+    }
+}

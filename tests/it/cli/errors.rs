@@ -1,6 +1,7 @@
 //! Exit codes and the text of errors.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::{Place, assert_fails, text};
@@ -8,25 +9,24 @@ use super::{Place, assert_fails, text};
 #[test]
 fn usage_errors_end_with_2() {
     let place = Place::new();
-    for args in [
-        ["bogus"].as_slice(),
-        &["backup"],
-        &["backup", "--stdin", "/etc"],
-        &["backup", "--name", "no/slash", "/etc"],
-        &["backup", "--tag", "novalue", "/etc"],
-        &["backup", "--exclude", "[", "/etc"],
-        &["backup", "--command"],
-        &["restore", "latest"],
-        &["forget"],
-        &["forget", "--keep-dayly", "7"],
-        &["forget", "--keep-within", "7x"],
-        &["gc", "--grace", "soon"],
-        &["check", "--read-data", "--sample", "0"],
-        &["snapshots", "--at", "yesterday"],
-    ] {
-        let output = place.run(args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
-        assert!(!output.stderr.is_empty());
+    let cases: [(&[&str], &[&str]); 14] = [
+        (&["bogus"], &["bogus", "Usage: cairn"]),
+        (&["backup"], &["paths", "--stdin", "--command -- PROGRAM"]),
+        (&["backup", "--stdin", "/etc"], &["--stdin", "cannot be used with"]),
+        (&["backup", "--name", "no/slash", "/etc"], &["no/slash", "name"]),
+        (&["backup", "--tag", "novalue", "/etc"], &["--tag", "novalue", "KEY=VALUE"]),
+        (&["backup", "--exclude", "[", "/etc"], &["--exclude", "invalid pattern", "["]),
+        (&["backup", "--command"], &["--command", "PROGRAM"]),
+        (&["restore", "latest"], &["--target"]),
+        (&["forget"], &["SNAP", "--keep", "nothing is removed"]),
+        (&["forget", "--keep-dayly", "7"], &["--keep-dayly", "--keep-daily"]),
+        (&["forget", "--keep-within", "7x"], &["--keep-within", "7x", "36h"]),
+        (&["gc", "--grace", "soon"], &["--grace", "soon", "36h"]),
+        (&["check", "--read-data", "--sample", "0"], &["--sample", "above 0"]),
+        (&["snapshots", "--at", "yesterday"], &["yesterday", "RFC 3339"]),
+    ];
+    for (args, words) in cases {
+        place.fails(args, 2, words);
     }
     let none = Command::new(assert_cmd::cargo::cargo_bin!("cairn")).env_clear().arg("snapshots").output().unwrap();
     assert_fails(none, 2, &["--repo", "CAIRN_REPO"]);
@@ -56,7 +56,9 @@ fn a_wrong_password_is_12_and_the_right_one_is_never_shown() {
     assert!(with("correct horse", &["init"]).status.success());
     let good = with("correct horse", &["-vv", "snapshots"]);
     assert!(good.status.success());
-    assert_fails(with("wrong horse", &["snapshots"]), 12, &["wrong password"]);
+    let repo = place.path().join("repo");
+    let told = ["wrong password", repo.to_str().unwrap(), "cairn key add"];
+    assert_fails(with("wrong horse", &["snapshots"]), 12, &told);
     for output in [good, with("wrong horse", &["-vv", "snapshots"])] {
         let all = text(&output.stdout) + &text(&output.stderr);
         assert!(!all.contains("horse"), "{all}");
@@ -89,7 +91,128 @@ fn a_newer_repository_is_refused_by_name() {
     let config = place.path().join("repo/config");
     let changed = std::fs::read_to_string(&config).unwrap().replace("\"version\": 1", "\"version\": 2");
     std::fs::write(&config, changed).unwrap();
-    place.fails(&["snapshots"], 1, &["version 2", "newer cairn"]);
+    place.fails(&["snapshots"], 1, &["version 2", "newer cairn", place.path().join("repo").to_str().unwrap()]);
+}
+
+#[test]
+fn a_feature_that_is_not_known_is_refused_by_name() {
+    let place = Place::new();
+    let config = place.path().join("repo/config");
+    let changed = std::fs::read_to_string(&config).unwrap().replace("\"features\": []", "\"features\": [\"magic\"]");
+    std::fs::write(&config, changed).unwrap();
+    let repo = place.path().join("repo");
+    place.fails(&["snapshots"], 1, &["feature \"magic\"", "newer cairn", repo.to_str().unwrap()]);
+}
+
+/// A backup of standard input that holds its lease and waits for more.
+struct Waiting {
+    child: std::process::Child,
+    input: std::process::ChildStdin,
+}
+
+impl Waiting {
+    fn start(place: &Place, bytes: &[u8]) -> Waiting {
+        let mut command = place.command();
+        command.args(["backup", "--stdin", "--name", "db"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(bytes).unwrap();
+        let leases = place.path().join("repo/leases");
+        while std::fs::read_dir(&leases).is_ok_and(|mut found| found.next().is_none()) || !leases.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was given all");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Waiting { child, input }
+    }
+
+    fn end(self) -> std::process::Output {
+        drop(self.input);
+        self.child.wait_with_output().unwrap()
+    }
+}
+
+#[test]
+fn a_run_whose_lease_is_lost_publishes_nothing_and_says_so() {
+    let place = Place::new();
+    let waiting = Waiting::start(&place, b"some rows");
+    for lease in std::fs::read_dir(place.path().join("repo/leases")).unwrap() {
+        std::fs::remove_file(lease.unwrap().path()).unwrap();
+    }
+    assert_fails(waiting.end(), 1, &["lease", "nothing was published", "run it again"]);
+    assert_eq!(place.count(), 0);
+    place.store("db", b"some rows");
+}
+
+#[test]
+fn a_run_that_relied_on_what_has_disappeared_publishes_nothing_and_says_what() {
+    let place = Place::new();
+    let bytes = crate::support::noise("db", 200_000);
+    place.store("db", &bytes);
+    let waiting = Waiting::start(&place, &bytes);
+    let mut ids = Vec::new();
+    for folder in std::fs::read_dir(place.path().join("repo/data")).unwrap() {
+        for pack in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let pack = pack.unwrap();
+            ids.push(pack.file_name().into_string().unwrap());
+            std::fs::remove_file(pack.path()).unwrap();
+        }
+    }
+    let output = waiting.end();
+    let told = text(&output.stderr);
+    assert_fails(output, 1, &["has disappeared", "nothing was published", "run it again"]);
+    assert!(ids.iter().any(|id| told.contains(id)), "{ids:?}: {told}");
+    assert_eq!(place.count(), 1);
+}
+
+#[test]
+fn a_repository_that_may_not_be_written_is_read_and_says_who_may() {
+    let mut place = Place::empty();
+    place.become_nobody();
+    place.ok(&["init"]);
+    place.store("db", b"some rows");
+    let repo = place.path().join("repo");
+    let chmod = |how: &str| assert!(Command::new("chmod").args(["-R", how]).arg(&repo).status().unwrap().success());
+    chmod("a-w");
+    assert_eq!(place.ok(&["cat", "db"]).stdout, b"some rows");
+    let tree = super::snapshot_tree(&place);
+    place.fails(
+        &["backup", "--name", "t", tree.to_str().unwrap()],
+        1,
+        &[repo.to_str().unwrap(), "ermission denied", "run as the user who owns the repository"],
+    );
+    chmod("u+w");
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+}
+
+#[test]
+fn output_that_has_no_room_is_an_error_that_says_so() {
+    let place = Place::new();
+    place.store("db", &crate::support::noise("db", 300_000));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = place.command();
+    command.args(["cat", "db"]).stdout(full).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_fails(output, 1, &["cannot write the output", "not whole", "No space left", "make room"]);
+}
+
+#[test]
+fn what_is_in_the_way_of_a_restore_is_named_and_kept() {
+    let place = Place::new();
+    let (tree, out, elsewhere) =
+        (super::snapshot_tree(&place), place.path().join("out"), place.path().join("elsewhere"));
+    place.ok(&["backup", "--name", "t", tree.to_str().unwrap()]);
+    std::fs::create_dir_all(&out).unwrap();
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    std::fs::write(out.join("a.txt"), "mine").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, out.join("keep")).unwrap();
+    let from = format!("t:{}", tree.display());
+    let restore = ["restore", &from, "--overwrite", "never", "--target", out.to_str().unwrap()];
+    let kept = "it exists and differs, and is kept: see --overwrite";
+    let words = ["a.txt", kept, "cannot write", "keep/c.txt", "is a symbolic link or no directory", "move that away"];
+    place.fails(&restore, 1, &words);
+    assert_eq!(std::fs::read(out.join("a.txt")).unwrap(), b"mine");
+    assert!(std::fs::read_dir(&elsewhere).unwrap().next().is_none(), "the link was followed");
+    assert_eq!(std::fs::read_to_string(out.join("b.txt")).unwrap(), "this is b.txt");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_restore_into_a_full_target_says_so_and_goes_on_when_there_is_room() {
     let restore = ["--json", "restore", &whole, "--target", out.to_str().unwrap()];
     let failed = place.run(&restore);
     assert!(text(&failed.stdout).contains("\"type\":\"error\""), "{}", text(&failed.stdout));
-    assert_fails(failed, 1, &["out/sub/", "No space left"]);
+    assert_fails(failed, 1, &["out/sub/", "No space left", "make room in the target", "restore again"]);
     let names: Vec<_> = fs::read_dir(out.join("sub")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| name.len() == 2), "a temporary file is left: {names:?}");
     for name in &names {

@@ -119,6 +119,8 @@ fn what_may_not_be_read_is_named_and_read_when_it_may() {
     let (secret, closed) = (tree.join("secret"), tree.join("closed"));
     let output = place.run(&["--json", "backup", "--name", "t", tree.to_str().unwrap()]);
     assert_unread(&output, &[(&secret, "cannot open"), (&closed, "cannot read the directory")]);
+    // The cause, and what to do.
+    assert_unread(&output, &[(&secret, "Permission denied"), (&closed, "run as a user who may")]);
     assert_eq!(summary(&output)["files"], 2);
     let listed = text(&place.ok(&["snapshots"]).stdout);
     assert!(listed.contains("(2 unread)"), "{listed}");
