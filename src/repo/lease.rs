@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::backend::{host, remove_if_there};
 use crate::format::record::{Lease, Purpose};
@@ -20,6 +20,12 @@ pub const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How much earlier than its lease's end a holder gives up.
 const MARGIN: Duration = Duration::from_secs(3600);
+
+/// Whether a holder must give up a lease that it took so long ago, by the monotonic clock and by the calendar's. The one
+/// stands still while a machine sleeps, the other may be set: the longer time counts.
+pub fn is_too_old(monotonic: Duration, calendar: SignedDuration) -> bool {
+    monotonic.max(Duration::try_from(calendar).unwrap_or_default()) >= LIFETIME - MARGIN
+}
 
 /// A lease that is in storage.
 #[derive(Debug, Clone)]
@@ -40,7 +46,7 @@ impl FoundLease {
 
     /// The error for whoever must not work beside its holder.
     pub fn locked(&self, what: &'static str) -> RepoError {
-        let lifetime = jiff::SignedDuration::from_secs(LIFETIME.as_secs() as i64);
+        let lifetime = SignedDuration::from_secs(LIFETIME.as_secs() as i64);
         let end = |time: Timestamp| time.checked_add(lifetime).unwrap_or(time).to_string();
         match &self.lease {
             None => RepoError::UnreadLease { id: self.id, until: end(self.modified) },
@@ -95,10 +101,7 @@ impl<'r> Held<'r> {
 
     /// Fails when the lease is too old or no longer there.
     pub fn check(&self) -> Result<(), RepoError> {
-        // The monotonic clock stands still while a machine sleeps, the other one may be set: the longer time counts.
-        let wall = Timestamp::now().duration_since(self.time).as_secs().max(0) as u64;
-        let age = self.taken.elapsed().max(Duration::from_secs(wall));
-        if age >= LIFETIME - MARGIN {
+        if is_too_old(self.taken.elapsed(), Timestamp::now().duration_since(self.time)) {
             return Err(RepoError::LeaseLost);
         }
         match self.repository.backend().stat(Kind::Lease, &self.id) {

@@ -1,12 +1,15 @@
 //! A writer that lost its lease publishes nothing, and takes back what it had published by then.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn::backend::{Backend, BackendError, ByteRange, Stat, list_all};
 use cairn::format::record::Forgotten;
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::OrchestrateError;
 use cairn::repo::RepoError;
+use cairn::repo::lease::{LIFETIME, is_too_old};
+use jiff::SignedDuration;
 
 use crate::support::memory::Memory;
 use crate::support::{assert_sound, fork, init, load, open, rows, store};
@@ -98,4 +101,26 @@ fn a_lease_that_went_while_the_snapshot_was_written_withdraws_it() {
     assert_eq!(record.snapshots.len(), 1);
     assert!(record.snapshots[0].reason.contains("withdrawn"), "{record:?}");
     assert_only(&memory, first);
+}
+
+/// An hour before others ignore it, whichever clock says so: one stands still while a machine sleeps, one may be set back.
+#[test]
+fn a_lease_is_given_up_before_others_take_it_for_dead() {
+    let last = LIFETIME.as_secs() - 3600;
+    let ages =
+        |monotonic: u64, calendar: i64| is_too_old(Duration::from_secs(monotonic), SignedDuration::from_secs(calendar));
+    let calendar = last as i64;
+    for (monotonic, calendar, expected) in [
+        (0, 0, false),
+        (last - 1, calendar - 1, false),
+        (last, calendar, true),
+        (last, 0, true),
+        (last, -1_000_000, true),
+        (0, calendar, true),
+        (0, calendar - 1, false),
+        (0, i64::MIN, false),
+        (0, i64::MAX, true),
+    ] {
+        assert_eq!(ages(monotonic, calendar), expected, "{monotonic} s and {calendar} s");
+    }
 }
