@@ -89,6 +89,8 @@ name = "figures"
 keep-snapshots = 1
 [metrics]
 textfile = "/root/cairn.prom"
+[systemd]
+settle-seconds = 0
 "#;
 
 /// Tasks, and one after them that leaves a file behind.

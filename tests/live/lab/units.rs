@@ -99,7 +99,7 @@ impl Nightly {
         let lab = Lab::boot(&[SERVICES, "nginx", "redis"])?;
         install(&lab);
         let profile = "extends = \"eclecticiq-centos\"\nname = \"nightly\"\ncomponents = [\"config\"]\n\
-            [celery]\ncommand = []\n[metrics]\ntextfile = \"/var/lib/cairn/cairn.prom\"\n";
+            [systemd]\nsettle-seconds = 0\n[celery]\ncommand = []\n[metrics]\ntextfile = \"/var/lib/cairn/cairn.prom\"\n";
         std::fs::write(lab.path("/etc/cairn/profile.toml"), profile).unwrap();
         let settings = "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\nCAIRN_BACKUP_OPTIONS=--allow queues\n";
         std::fs::write(lab.path("/etc/cairn/backup.env"), settings).unwrap();
