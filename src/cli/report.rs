@@ -1,16 +1,17 @@
 //! A backup set as a page that stands alone: one file, no script, nothing loaded. For a phone as for a desk, in light and
-//! in dark, and for paper. [`terminal`] has it as text.
+//! in dark, and for paper. [`terminal`] has it as text; [`unpublished`] is the page of a run that made no set.
 //!
 //! Invariant: everything that comes from a set goes through `Page::text`, which escapes it.
 
 mod facts;
 pub mod terminal;
+pub mod unpublished;
 
 use std::fmt::Write;
 
 use crate::cli::render::{bytes, clock, time};
 use crate::format::ObjectId;
-use crate::format::set::{BackupSet, Component, Consistency, Status};
+use crate::format::set::{BackupSet, Component, Consistency, Status, StepRecord};
 
 const STYLE: &str = include_str!("report/style.css");
 
@@ -59,28 +60,39 @@ pub fn duration(milliseconds: u64) -> String {
 pub fn html(id: &ObjectId, set: &BackupSet) -> String {
     let mut page = Page::default();
     let title = format!("Backup set {} of {}", id.short(), set.profile);
-    page.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    page.raw(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-    );
-    page.element("title", &title);
-    page.raw("<style>\n");
-    page.raw(STYLE);
-    page.raw("</style>\n</head>\n<body>\n<main>\n");
+    begin(&mut page, &title);
     head(&mut page, &title, id, set);
     warnings(&mut page, set);
     components(&mut page, set);
     for component in &set.components {
         facts::write(&mut page, component);
     }
-    steps(&mut page, set);
-    page.raw("</main>\n<footer>Written by ");
-    page.text(&set.program);
-    page.raw(". <code>cairn platform sets --report ");
-    page.text(&id.short());
-    page.raw("</code> makes this page again.</footer>\n</body>\n</html>\n");
+    steps(&mut page, &set.steps);
+    end(&mut page, &set.program, &id.short(), "makes this page again");
     page.html
+}
+
+fn begin(page: &mut Page, title: &str) {
+    page.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.raw(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
+    );
+    page.element("title", title);
+    page.raw("<style>\n");
+    page.raw(STYLE);
+    page.raw("</style>\n</head>\n<body>\n<main>\n");
+}
+
+/// The end of a page: who wrote it, and what the command that shows a set is good for.
+fn end(page: &mut Page, program: &str, set: &str, what: &str) {
+    page.raw("</main>\n<footer>Written by ");
+    page.text(program);
+    page.raw(". <code>cairn platform sets --report ");
+    page.text(set);
+    page.raw("</code> ");
+    page.text(what);
+    page.raw(".</footer>\n</body>\n</html>\n");
 }
 
 fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
@@ -90,9 +102,9 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
     page.text(consistency(set.consistency));
     page.raw("</p>\n<p class=\"soft id\">");
     page.text(&id.to_string());
-    page.raw("</p>\n<dl class=\"figures\">\n");
+    page.raw("</p>\n");
     let (saved, stored) = (set.bytes(), set.stored_bytes());
-    for (name, value) in [
+    let values = [
         ("Point in time", time(set.time)),
         ("Services up again", time(set.ended)),
         ("Host", set.host.clone()),
@@ -100,13 +112,20 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
         ("Added to the repository", bytes(stored)),
         ("Saved to added", ratio(saved, stored)),
         ("Lasted", duration(lasted(set))),
-    ] {
+    ];
+    figures(page, &values);
+    page.raw("</header>\n");
+}
+
+fn figures(page: &mut Page, values: &[(&str, String)]) {
+    page.raw("<dl class=\"figures\">\n");
+    for (name, value) in values {
         page.raw("<div>");
         page.element("dt", name);
-        page.element("dd", &value);
+        page.element("dd", value);
         page.raw("</div>\n");
     }
-    page.raw("</dl>\n</header>\n");
+    page.raw("</dl>\n");
 }
 
 /// How many bytes were saved for each that was added to the repository.
@@ -135,16 +154,22 @@ fn all_warnings(set: &BackupSet) -> Vec<(Option<&str>, &str)> {
 
 fn warnings(page: &mut Page, set: &BackupSet) {
     let all = all_warnings(set);
+    let told = |(component, text): (Option<&str>, &str)| match component {
+        Some(component) => format!("{component}: {text}"),
+        None => text.to_owned(),
+    };
+    list(page, "To be known", &Vec::from_iter(all.into_iter().map(told)));
+}
+
+/// A list beneath a heading; nothing if it is empty.
+fn list(page: &mut Page, head: &str, all: &[String]) {
     if all.is_empty() {
         return;
     }
-    page.raw("<h2>To be known</h2>\n<ul class=\"warnings\">\n");
-    for (component, text) in all {
+    page.element("h2", head);
+    page.raw("<ul class=\"warnings\">\n");
+    for text in all {
         page.raw("<li>");
-        if let Some(component) = component {
-            page.text(component);
-            page.raw(": ");
-        }
         page.text(text);
         page.raw("</li>\n");
     }
@@ -175,13 +200,13 @@ fn what(component: &Component) -> String {
     if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
 
-fn steps(page: &mut Page, set: &BackupSet) {
-    if set.steps.is_empty() {
+fn steps(page: &mut Page, all: &[StepRecord]) {
+    if all.is_empty() {
         return;
     }
     page.raw("<h2>What was done</h2>\n");
     page.table(&["At", "Step", "State", "#Time"], |page| {
-        for step in &set.steps {
+        for step in all {
             let title =
                 if step.detail.is_empty() { step.title.clone() } else { format!("{}: {}", step.title, step.detail) };
             page.row(&[

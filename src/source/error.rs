@@ -119,6 +119,14 @@ pub enum SourceError {
         /// The time it was given.
         limit: std::time::Duration,
     },
+    /// Nobody takes anything out of queues any more.
+    #[error("{server}: these queues will not become empty, since what empties them is stopped ({left})")]
+    Unattended {
+        /// Where.
+        server: String,
+        /// The queues with their elements.
+        left: String,
+    },
     /// The operator asked for a stop.
     #[error("interrupted")]
     Interrupted,

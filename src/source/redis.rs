@@ -282,26 +282,22 @@ impl Client {
         Ok(sum)
     }
 
-    /// Waits until the queues are empty. `on_change` is given each new count of what is left: the queues, and, where it
-    /// is waited for, `unacked`.
+    /// Waits until the queues are empty. `on_look` is given each count of what is left: the queues, and, where it is
+    /// waited for, `unacked`. Its error ends the waiting.
     pub fn wait_drained(
         &mut self,
         drain: Drain<'_>,
         stop: &dyn Fn() -> bool,
-        on_change: &mut dyn FnMut(&BTreeMap<String, u64>),
+        on_look: &mut dyn FnMut(&BTreeMap<String, u64>) -> Result<(), SourceError>,
     ) -> Result<(), SourceError> {
         let started = Instant::now();
-        let mut told: Option<BTreeMap<String, u64>> = None;
         loop {
             let mut left = self.lengths(drain.queues)?;
             if drain.unacked {
                 left.insert(UNACKED[0].to_owned(), self.unacked()?);
             }
-            let empty = left.values().all(|length| *length == 0);
-            if told.as_ref() != Some(&left) {
-                on_change(&left);
-            }
-            if empty {
+            on_look(&left)?;
+            if left.values().all(|length| *length == 0) {
                 return Ok(());
             }
             if started.elapsed() >= drain.limit {
@@ -309,7 +305,6 @@ impl Client {
                 let what = format!("{}: these queues did not become empty ({left})", self.settings.shown());
                 return Err(SourceError::Timeout { what, limit: drain.limit });
             }
-            told = Some(left);
             pause(LOOK.min(drain.limit), stop)?;
         }
     }

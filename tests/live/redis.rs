@@ -198,16 +198,21 @@ fn a_worker_s_tasks_are_waited_for() {
 
     let limit = Duration::from_millis(1200);
     let drain = Drain { queues: &queues, unacked: true, limit };
-    let error = client.wait_drained(drain, &never, &mut |_| {}).unwrap_err();
+    let error = client.wait_drained(drain, &never, &mut |_| Ok(())).unwrap_err();
     assert!(matches!(error, SourceError::Timeout { .. }));
     assert!(error.to_string().contains("(providers: 4)"), "{error}");
     let begun = Instant::now();
-    let stopped = client.wait_drained(Drain { limit: PATIENCE, ..drain }, &|| begun.elapsed() > limit, &mut |_| {});
+    let patient = Drain { limit: PATIENCE, ..drain };
+    let stopped = client.wait_drained(patient, &|| begun.elapsed() > limit, &mut |_| Ok(()));
     assert!(matches!(stopped, Err(SourceError::Interrupted)));
 
     let worker = celery.work("providers");
     let mut seen = Vec::new();
-    client.wait_drained(Drain { limit: PATIENCE, ..drain }, &never, &mut |left| seen.push(left.clone())).unwrap();
+    let mut look = |left: &BTreeMap<String, u64>| {
+        seen.push(left.clone());
+        Ok(())
+    };
+    client.wait_drained(patient, &never, &mut look).unwrap();
     assert!(seen.iter().any(|left| left["unacked"] > 0), "{seen:?}");
     assert!(seen.last().unwrap().values().all(|length| *length == 0), "{seen:?}");
     assert!(client.other_clients().unwrap().0 > 0, "the worker is connected");

@@ -1,6 +1,7 @@
 //! `cairn platform`: one file a command.
 
 mod backup;
+mod page;
 mod plan;
 mod preflight;
 mod profile;

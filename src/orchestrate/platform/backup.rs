@@ -29,6 +29,9 @@ use crate::repo::{RepoError, Repository, chain};
 use crate::source::elasticsearch::settings_file;
 use crate::source::redis;
 
+/// The step that looks whether a run may begin; it changes nothing.
+pub const PREFLIGHT: &str = "preflight";
+
 /// What a backup is told.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -158,7 +161,7 @@ struct Looked {
 /// The preflight, as a step: nothing was changed yet. What was allowed is a warning of the set.
 fn look(order: &Order<'_>, executor: &Executor<'_>) -> Result<Looked, OrchestrateError> {
     let Order { profile, plan, options, monitor, .. } = *order;
-    executor.step("preflight", None, || {
+    executor.step(PREFLIGHT, None, || {
         let found = preflight(&Look { profile, components: &plan.components, mode: plan.mode, monitor })?;
         let refusals = found.refusals(&options.allow);
         if !refusals.is_empty() {

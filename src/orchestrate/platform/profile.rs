@@ -180,6 +180,8 @@ pub struct Services {
     pub workers: Vec<Unit>,
     /// Stopped last, in this order.
     pub others: Vec<Unit>,
+    /// Those of all these that empty the ingestion queues: once none of them runs, nobody waits for that.
+    pub ingestion: Vec<Unit>,
     /// What must work before the platform counts as up again.
     pub health: Health,
 }

@@ -12,7 +12,7 @@ use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::{Profile, Unit};
-use crate::orchestrate::platform::services::{Census, Stopped, dependent, running, stop_units};
+use crate::orchestrate::platform::services::{Census, Stopped, all_stopped, dependent, running, stop_units};
 use crate::orchestrate::platform::store::{Role, Store};
 use crate::source::SourceError;
 use crate::source::process::Process;
@@ -138,9 +138,10 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>, notes: &Notes<'_>) -> Resu
         let (mut first, stop) = (None, executor.stop());
         let drain = Drain { queues: &waited, unacked: true, limit };
         let drained = client.wait_drained(drain, &stop, &mut |left| {
-            let left = in_words(left);
-            executor.tell_item("drain-queues", &format!("waiting: {left}"));
-            first.get_or_insert(left);
+            let words = in_words(left);
+            executor.tell_item("drain-queues", &format!("waiting: {words}"));
+            first.get_or_insert(words);
+            attended(executor, left)
         });
         match drained {
             Ok(()) => Ok((format!("all empty; at first {}", first.unwrap_or_default()), ())),
@@ -148,12 +149,37 @@ fn drain(executor: &Executor<'_>, queues: Queues<'_>, notes: &Notes<'_>) -> Resu
                 Ok((format!("not all empty, and to be purged: {error}"), ()))
             }
             Err(error @ SourceError::Timeout { .. }) => Err(OrchestrateError::Unfit(format!(
-                "{error}; wait longer (--drain-timeout), see what holds the workers, or let --purge-queues save and \
-                 delete what is left"
+                "{error}; wait longer (--drain-timeout), see what holds the workers, or let `backup --purge-queues` save \
+                 and delete what is left"
+            ))),
+            Err(error @ SourceError::Unattended { .. }) => Err(OrchestrateError::Unfit(format!(
+                "{error}; let `backup --purge-queues` save and delete what is left, or begin when the platform has \
+                 worked it off"
             ))),
             Err(error) => Err(error.into()),
         }
     })
+}
+
+/// An error once nobody empties an ingestion queue that is not empty: its consumers are stopped before it is waited for.
+fn attended(executor: &Executor<'_>, left: &BTreeMap<String, u64>) -> Result<(), SourceError> {
+    let (settings, consumers) = (&executor.profile.redis, &executor.profile.services.ingestion);
+    let is_ingestion = |queue: &String| settings.ingestion_queues.contains(queue);
+    let left: BTreeMap<String, u64> = left
+        .iter()
+        .filter(|(queue, length)| is_ingestion(queue) && **length > 0)
+        .map(|(q, l)| (q.clone(), *l))
+        .collect();
+    // A profile that names no consumers does not say that there are none.
+    if left.is_empty() || consumers.is_empty() {
+        return Ok(());
+    }
+    for consumer in consumers {
+        if !all_stopped(executor.profile, consumer.as_str(), &executor.stop())? {
+            return Ok(());
+        }
+    }
+    Err(SourceError::Unattended { server: settings.shown(), left: in_words(&left) })
 }
 
 /// Elements that are set aside, while no journal says so, are of a purge that Redis has forgotten again: its disk had not

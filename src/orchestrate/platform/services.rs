@@ -123,6 +123,12 @@ fn look(
     Ok((running, others))
 }
 
+/// Whether nothing of the units of a name or glob runs, or is about to end.
+pub fn all_stopped(profile: &Profile, pattern: &str, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
+    let (running, others) = look(profile, pattern, stop)?;
+    Ok(running.is_empty() && others.iter().all(UnitState::is_stopped))
+}
+
 /// Those of some units of which nothing runs.
 pub fn stopped(profile: &Profile, units: &[String], stop: &dyn Fn() -> bool) -> Result<Vec<String>, SourceError> {
     let systemd = Systemd::new(&profile.systemd);

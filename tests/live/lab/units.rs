@@ -101,12 +101,12 @@ impl Nightly {
         let profile = "extends = \"eclecticiq-centos\"\nname = \"nightly\"\ncomponents = [\"config\"]\n\
             [systemd]\nsettle-seconds = 0\n[celery]\ncommand = []\n[metrics]\ntextfile = \"/var/lib/cairn/cairn.prom\"\n";
         std::fs::write(lab.path("/etc/cairn/profile.toml"), profile).unwrap();
-        let settings = "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\nCAIRN_BACKUP_OPTIONS=--allow queues\n";
-        std::fs::write(lab.path("/etc/cairn/backup.env"), settings).unwrap();
         lab.ok(&["mkdir", "-p", "/srv/backup"]);
         let secret = "/etc/cairn/repository-password";
         lab.ok(&["cairn", "-r", "/srv/backup/cairn", "--password-file", secret, "init"]);
-        Some(Nightly(lab))
+        let nightly = Nightly(lab);
+        nightly.options("--allow queues");
+        Some(nightly)
     }
 
     fn show(&self, property: &str) -> String {
@@ -119,6 +119,27 @@ impl Nightly {
         self.0.ok(&["systemctl", "start", "--no-block", "cairn-backup"]);
         wait_until("the run waits", &self.0, || self.show("StatusText").contains("providers"));
         assert!(!self.0.is_active(SERVICES));
+    }
+
+    fn options(&self, options: &str) {
+        let settings = format!(
+            "CAIRN_REPO=/srv/backup/cairn\nCAIRN_PROFILE=/etc/cairn/profile.toml\nCAIRN_BACKUP_OPTIONS={options}\n"
+        );
+        std::fs::write(self.0.path("/etc/cairn/backup.env"), settings).unwrap();
+    }
+
+    /// The page that the unit calls the last report is about a run that made no set, and says these words.
+    fn page_says(&self, words: &[&str]) {
+        let page = std::fs::read_to_string(self.0.path("/var/lib/cairn/report.html")).unwrap();
+        assert!(page.contains("<title>No backup set of ") && !page.contains("<title>Backup set"), "{page}");
+        for word in words {
+            assert!(page.contains(word), "{word}: {page}");
+        }
+    }
+
+    fn fails_with_a_page(&self, words: &[&str]) {
+        assert!(!self.0.run(&["systemctl", "start", "cairn-backup"]).status.success());
+        self.page_says(words);
     }
 
     /// Everything is as before the run, and no journal says otherwise.
@@ -151,6 +172,16 @@ fn a_nightly_run_is_told_in_the_journal_in_metrics_and_in_a_report() {
     let figures = std::fs::read_to_string(lab.path("/var/lib/cairn/cairn.prom")).unwrap();
     assert!(figures.contains("cairn_platform_last_run_exit_code{profile=\"nightly\"} 0"), "{figures}");
     assert!(figures.contains("cairn_platform_last_success_timestamp_seconds{"), "{figures}");
+
+    // A night without a set leaves no page that says otherwise: one that is refused, and one that cannot begin.
+    lab.ok(&["redis-cli", "rpush", "providers", "a task"]);
+    nightly.options("");
+    nightly.fails_with_a_page(&["the run could not begin", "providers: 1", "Exit status</dt>\n<dd>1<"]);
+    nightly.options("--allow no-such-check");
+    nightly.fails_with_a_page(&["the run could not begin", "no such check", "Exit status</dt>\n<dd>2<"]);
+    nightly.options("--allow queues --drain-timeout 1");
+    nightly.fails_with_a_page(&["the run failed", "did not become empty (providers: 1)", "undo: stop eclecticiq"]);
+    nightly.assert_up();
 }
 
 #[test]
@@ -160,12 +191,14 @@ fn whatever_ends_a_nightly_run_the_platform_is_up_again() {
     nightly.0.ok(&["systemctl", "stop", "cairn-backup"]);
     assert_eq!((nightly.show("ActiveState"), nightly.show("ExecMainStatus")), ("failed".to_owned(), "130".to_owned()));
     nightly.assert_up();
+    nightly.page_says(&["interrupted", "was asked to stop", "Exit status</dt>\n<dd>130<"]);
 
     nightly.start_and_hang();
     nightly.0.ok(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "cairn-backup"]);
     wait_until("the killed run has ended", &nightly.0, || nightly.show("ActiveState") == "failed");
     assert_eq!(nightly.show("Result"), "signal");
     nightly.assert_up();
+    nightly.page_says(&["was killed before it could tell its end", "cairn platform resume"]);
 
     nightly.start_and_hang();
     nightly.0.lose_power();

@@ -14,6 +14,8 @@ use crate::servers::PATIENCE;
 
 const UNITS: [&str; 3] = ["eclecticiq-platform-backend-services", "eclecticiq-platform-backend-workers", "redis"];
 const PROFILE: &str = "/root/profile.toml";
+/// Where a report is written.
+pub const PAGE: &str = "/root/report.html";
 const JOURNAL: &str = "/var/lib/cairn/journal";
 
 const CONTENT: &str = r#"
@@ -156,6 +158,11 @@ impl Light {
     pub fn is_clean(&self) {
         assert!(!self.has_journal(), "{}", std::fs::read_to_string(self.lab.path(JOURNAL)).unwrap_or_default());
         assert_eq!(self.redis(&["KEYS", "cairn:*"]), Vec::<String>::new());
+    }
+
+    /// The report that was written.
+    pub fn page(&self) -> String {
+        std::fs::read_to_string(self.lab.path(PAGE)).unwrap()
     }
 
     /// How many backup sets there are.

@@ -8,7 +8,7 @@ use cairn::source::redis::encoding::{Decoder, Item};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::light::{Light, shown};
+use super::light::{Light, PAGE, shown};
 use super::{component, record, summary};
 use crate::servers::PATIENCE;
 
@@ -45,7 +45,8 @@ fn a_queue_that_does_not_drain() {
 
     // Nothing is purged without being asked for.
     light.fill("providers", &waiting);
-    let output = light.platform("backup", &["--drain-timeout", "1"]);
+    light.write(PAGE, "the page of an earlier run");
+    let output = light.platform("backup", &["--drain-timeout", "1", "--report", PAGE]);
     assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
     let text = String::from_utf8_lossy(&output.stderr);
     for part in ["providers: 2", "--drain-timeout", "--purge-queues"] {
@@ -59,12 +60,33 @@ fn a_queue_that_does_not_drain() {
     unchanged("not drained");
     assert_eq!(light.sets(), 0);
 
+    // The page says that there is no set, and why.
+    let page = light.page();
+    for part in ["No backup set of ", "providers: 2", "--purge-queues", "undone", "Exit status</dt>\n<dd>1<"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+
+    // Whoever empties an ingestion queue is stopped by then: that is not waited for, and what else waits changes nothing.
+    for queues in [["queue:ingestion:inbound"].as_slice(), &["providers", "queue:graph:inbound"]] {
+        queues.iter().for_each(|queue| light.fill(queue, &["one"]));
+        let begun = Instant::now();
+        let output = light.platform("backup", &["--drain-timeout", "3000"]);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        let text = String::from_utf8_lossy(&output.stderr);
+        let last = queues.last().unwrap();
+        assert!(text.contains(&format!("is stopped ({last}: 1)")) && text.contains("--purge-queues"), "{text}");
+        queues.iter().for_each(|queue| light.fill(queue, &[]));
+        light.fill("providers", &waiting);
+        unchanged("unattended");
+    }
+
     // A set that cannot be published gives the elements back.
     let (sets, away) = (light.lab.path("/srv/backup/sets"), light.lab.path("/srv/backup/away"));
     std::fs::rename(&sets, &away).unwrap();
     std::fs::write(&sets, "no directory").unwrap();
     let purging = ["--purge-queues", "--drain-timeout", "0"];
-    let output = light.platform("backup", &purging);
+    let output = light.platform("backup", &[purging.as_slice(), &["--report", PAGE]].concat());
     std::fs::remove_file(&sets).unwrap();
     std::fs::rename(&away, &sets).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
@@ -74,6 +96,8 @@ fn a_queue_that_does_not_drain() {
         shown(&output)
     );
     unchanged("not published");
+    let page = light.page();
+    assert!(page.contains("No backup set of ") && page.contains("publish"), "{page}");
     assert_eq!(light.sets(), 0);
 
     // A set that is published holds what was purged; what was pushed since then stays, and is in it, too.

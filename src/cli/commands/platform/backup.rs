@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::args::Global;
 use crate::cli::args::platform::BackupArgs;
+use crate::cli::commands::platform::page::Page;
 use crate::cli::commands::platform::preflight::allowed;
 use crate::cli::commands::platform::{asked, lock, plan as show, undo_first, watch};
 use crate::cli::commands::{Context, open};
@@ -26,17 +27,49 @@ use crate::progress::Notice;
 use crate::repo::Repository;
 
 pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<Exit> {
-    let (profile, request) = asked(&args.profile, args.selection.clone())?;
-    allowed(&args.allow)?;
     if args.dry_run {
+        let (profile, request) = asked(&args.profile, args.selection)?;
+        allowed(&args.allow)?;
         return show::show_all(&planned(&profile, &request)?, context.output);
     }
+    let page = Page::new(&args);
+    let ended = begin(global, &args, &page, context);
+    let html = match &ended {
+        Ok(ended) => page.of(&ended.outcome, ended.exit),
+        Err(error) => page.not_begun(error),
+    };
+    // Last: whatever becomes of the page, everything else was told.
+    let written = page.write(&html);
+    match ended {
+        Ok(Ended { outcome: Outcome { set: Some(_), .. }, exit, told }) => told.and(written).map(|()| exit),
+        without_set => {
+            // That there is no page either is not what ended the run.
+            if let Err(error) = written {
+                let message = exit::message(&error);
+                context.monitor.notice(Notice { subject: "report".to_owned(), message });
+            }
+            without_set.and_then(|ended| ended.told.map(|()| ended.exit))
+        }
+    }
+}
+
+/// What a run came to.
+struct Ended {
+    outcome: Outcome,
+    exit: Exit,
+    /// Whoever reads standard output may be gone; the run has ended all the same.
+    told: Result<()>,
+}
+
+fn begin(global: &Global, args: &BackupArgs, page: &Page<'_>, context: &Context<'_>) -> Result<Ended> {
+    let (profile, request) = asked(&args.profile, args.selection.clone())?;
+    allowed(&args.allow)?;
     let without_redis = request.skip.contains(&Component::Redis)
         || !(request.only.is_empty() || request.only.contains(&Component::Redis));
     if args.purge_queues && without_redis {
         return Err(Usage("--purge-queues saves queues in the set, and redis is left out of it".to_owned()).into());
     }
-    let ended = back_up(global, &args, &profile, &request, context);
+    let ended = back_up(global, args, &profile, &request, page, context);
     if let (Err(error), Some(path)) = (&ended, &profile.metrics.textfile) {
         // A run that could not begin has ended, too, and is what an alert is for.
         told(metrics::write_failure(path, &profile.name, exit::of(error) as u8, Timestamp::now()), path, context);
@@ -54,10 +87,12 @@ fn back_up(
     args: &BackupArgs,
     profile: &Profile,
     request: &Request,
+    page: &Page<'_>,
     context: &Context<'_>,
-) -> Result<Exit> {
+) -> Result<Ended> {
     let repository = &open(global, context)?;
     let (state, _lock) = lock(profile, args.wait, context)?;
+    page.under_way();
     // Only now: another run may have been waited for, and files may have come and gone.
     let plan = planned(profile, request)?;
     let mut allow = args.allow.clone();
@@ -85,13 +120,8 @@ fn back_up(
     let ended = outcome.set.as_ref().map(|(id, set)| report::sentence(id, set));
     live.finish(ended.as_deref().unwrap_or("no backup set was published"));
     write_metrics(profile, repository, &outcome, exit, context);
-    tell(&outcome, exit, context)?;
-    // Last: whatever becomes of the page, everything else was told.
-    if let (Some((id, set)), Some(path)) = (&outcome.set, &args.report) {
-        std::fs::write(path, report::html(id, set))
-            .with_context(|| format!("the backup is done; cannot write its report to {}", path.display()))?;
-    }
-    Ok(exit)
+    let told = tell(&outcome, exit, context);
+    Ok(Ended { outcome, exit, told })
 }
 
 /// 0 only for a set that is complete on a platform that is up again.

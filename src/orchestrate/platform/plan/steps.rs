@@ -85,7 +85,10 @@ fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
     let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
     let queues: Vec<Use> = profile.redis.all_queues().map(Use::queue).collect();
     let mut drain = queues.clone();
-    drain.push(Use::note("with --purge-queues the queues of data on its way in are not waited for"));
+    let ingestion = "the queues of data on its way in are waited for only while what empties them runs, and not with \
+                     --purge-queues";
+    drain.push(Use::note(ingestion));
+    drain.extend(services.ingestion.iter().map(|unit| systemctl(profile, "show", unit.as_str())));
     drain.push(Use::address(profile.redis.shown()));
     drain.push(Use::limit(profile.redis.drain_timeout_seconds));
     steps.push(PlannedStep {
