@@ -180,7 +180,12 @@ fn a_nightly_run_is_told_in_the_journal_in_metrics_and_in_a_report() {
     nightly.options("--allow no-such-check");
     nightly.fails_with_a_page(&["the run could not begin", "no such check", "Exit status</dt>\n<dd>2<"]);
     nightly.options("--allow queues --drain-timeout 1");
-    nightly.fails_with_a_page(&["the run failed", "did not become empty (providers: 1)", "undo: stop eclecticiq"]);
+    nightly.fails_with_a_page(&[
+        "<h1>No backup set of nightly</h1>",
+        "the run failed",
+        "did not become empty (providers: 1)",
+        "undo: stop eclecticiq",
+    ]);
     nightly.assert_up();
 }
 

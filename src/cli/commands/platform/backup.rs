@@ -32,8 +32,8 @@ pub fn run(global: &Global, args: BackupArgs, context: &Context<'_>) -> Result<E
         allowed(&args.allow)?;
         return show::show_all(&planned(&profile, &request)?, context.output);
     }
-    let page = Page::new(&args);
-    let ended = begin(global, &args, &page, context);
+    let mut page = Page::new(&args);
+    let ended = begin(global, &args, &mut page, context);
     let html = match &ended {
         Ok(ended) => page.of(&ended.outcome, ended.exit),
         Err(error) => page.not_begun(error),
@@ -61,8 +61,9 @@ struct Ended {
     told: Result<()>,
 }
 
-fn begin(global: &Global, args: &BackupArgs, page: &Page<'_>, context: &Context<'_>) -> Result<Ended> {
+fn begin(global: &Global, args: &BackupArgs, page: &mut Page<'_>, context: &Context<'_>) -> Result<Ended> {
     let (profile, request) = asked(&args.profile, args.selection.clone())?;
+    page.name(&profile.name);
     allowed(&args.allow)?;
     let without_redis = request.skip.contains(&Component::Redis)
         || !(request.only.is_empty() || request.only.contains(&Component::Redis));

@@ -33,6 +33,11 @@ impl<'a> Page<'a> {
         Page { path: args.report.as_deref(), profile, began: Timestamp::now() }
     }
 
+    /// What the platform calls itself, once its profile is read.
+    pub fn name(&mut self, profile: &str) {
+        self.profile = profile.to_owned();
+    }
+
     /// Says that the run is under way. That this cannot be written is told at its end.
     pub fn under_way(&self) {
         let _ = self.write(&self.without_set(End::NotYet, None, Vec::new(), Vec::new(), &[]));
