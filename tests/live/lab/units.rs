@@ -214,6 +214,92 @@ fn whatever_ends_a_nightly_run_the_platform_is_up_again() {
     nightly.assert_up();
 }
 
+const SECRET: &str = "correct-horse-battery-staple";
+
+/// The run, what is started when it was killed, and what is started after a boot: each reads the password of Redis from its
+/// own credentials, and none tells it.
+#[test]
+fn a_password_that_is_a_credential_is_had_by_each_unit_and_told_by_none() {
+    let Some(nightly) = Nightly::boot() else { return };
+    let lab = &nightly.0;
+    let write = |path: &str, text: &str| {
+        std::fs::create_dir_all(lab.path(path).parent().unwrap()).unwrap();
+        std::fs::write(lab.path(path), text).unwrap();
+    };
+    write("/etc/cairn/redis-password", &format!("{SECRET}\n"));
+    lab.ok(&["chmod", "600", "/etc/cairn/redis-password"]);
+    write(
+        "/etc/cairn/profile.toml",
+        "extends = \"eclecticiq-centos\"\nname = \"nightly\"\ncomponents = [\"config\", \"redis\"]\n\
+         [celery]\ncommand = []\n[redis]\npassword-credential = \"redis\"\n[services]\nothers = [\"slow\"]\n",
+    );
+    // What takes its time to stop leaves time to kill a run.
+    let slow = "ExecStart=/bin/sh -c \"trap '' TERM; while :; do sleep 0.1; done\"\nTimeoutStopSec=4\n";
+    write("/etc/systemd/system/slow.service", &format!("[Service]\n{slow}"));
+    nightly.options("--purge-queues --drain-timeout 0");
+    lab.ok(&["redis-cli", "CONFIG", "SET", "requirepass", SECRET]);
+    // They do not know it, so nobody empties a queue. Who is connected already may go on.
+    lab.ok(&["systemctl", "restart", SERVICES]);
+    let redis = |arguments: &[&str]| {
+        let output = [&["redis-cli", "-a", SECRET, "--no-auth-warning"], arguments].concat();
+        lab.ok(&output)
+    };
+    let drop_ins = |lines: &str| {
+        for unit in ["cairn-backup", "cairn-resume"] {
+            write(&format!("/etc/systemd/system/{unit}.service.d/redis.conf"), &format!("[Service]\n{lines}\n"));
+        }
+        lab.ok(&["systemctl", "daemon-reload"]);
+    };
+
+    // Without the credential it is named, and nothing is stopped.
+    lab.ok(&["systemctl", "daemon-reload"]);
+    lab.ok(&["systemctl", "start", "slow"]);
+    nightly.fails_with_a_page(&["the run could not begin", "/run/credentials/cairn-backup.service/redis"]);
+
+    drop_ins("LoadCredential=redis:/etc/cairn/redis-password");
+    let fill = || redis(&["RPUSH", "queue:ingestion:inbound", "one", "two"]);
+    let queue = || redis(&["LRANGE", "queue:ingestion:inbound", "0", "-1"]);
+    fill();
+    let started = lab.run(&["systemctl", "start", "cairn-backup"]);
+    assert!(started.status.success(), "{}", lab.ok(&["journalctl", "--no-pager", "-u", "cairn-backup"]));
+    assert_eq!(queue(), "", "the set holds what was purged");
+
+    let kill = || {
+        fill();
+        lab.ok(&["systemctl", "start", "--no-block", "cairn-backup"]);
+        let journal = || std::fs::read_to_string(lab.path("/var/lib/cairn/journal")).unwrap_or_default();
+        wait_until("the run stops what is slow", lab, || journal().contains("stop-others:slow"));
+        lab.ok(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "cairn-backup"]);
+        wait_until("the killed run has ended", lab, || nightly.show("ActiveState") == "failed");
+        assert_eq!(nightly.show("Result"), "signal");
+    };
+    kill();
+    let log = || lab.ok(&["journalctl", "--no-pager", "-u", "cairn-*", "-n", "60", "-o", "cat"]);
+    assert_eq!(queue(), "one\ntwo", "ExecStopPost has put it back: {}", log());
+    nightly.assert_up();
+
+    redis(&["DEL", "queue:ingestion:inbound"]);
+    write("/etc/systemd/system/cairn-backup.service.d/none.conf", "[Service]\nExecStopPost=\n");
+    lab.ok(&["systemctl", "daemon-reload"]);
+    kill();
+    assert_eq!(queue(), "");
+    lab.ok(&["systemctl", "start", "cairn-resume"]);
+    assert_eq!(queue(), "one\ntwo", "cairn-resume.service has put it back");
+    nightly.assert_up();
+
+    let told = [
+        lab.ok(&["journalctl", "--no-pager", "-o", "verbose", "--all"]),
+        lab.ok(&["sh", "-c", "cat /var/lib/cairn/*"]),
+        lab.ok(&[
+            "sh",
+            "-c",
+            "cairn -r /srv/backup/cairn --password-file /etc/cairn/repository-password --json platform sets",
+        ]),
+    ];
+    assert!(told.iter().all(|text| text.len() > 100));
+    assert!(!told.iter().any(|text| text.contains(SECRET)), "the password is told");
+}
+
 #[test]
 fn a_platform_that_was_stopped_on_purpose_stays_so_at_night() {
     let Some(nightly) = Nightly::boot() else { return };
