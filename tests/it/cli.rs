@@ -15,6 +15,7 @@ mod live;
 mod memory;
 mod metadata;
 mod platform;
+mod platform_backup;
 mod processes;
 mod progress;
 mod proof;

@@ -211,7 +211,10 @@ fn errors_name_file_line_key_and_what_was_expected() {
     refused(&with("[processes]\nuser-ports = [70000]\n"), &["lab.toml:3:15: `processes.user-ports`", "70000"]);
     refused(&with("[servces]\nfirst = []\n"), &["lab.toml:2:2: `servces`", "did you mean `services`?"]);
     refused(&with("[services]\nfrist = []\n"), &["lab.toml:3:1: `services.frist`", "did you mean `first`?"]);
-    refused(&with("[services]\nzzzzzzzz = 1\n"), &["lab.toml:3:1", "expected one of first, workers, others, health"]);
+    refused(
+        &with("[services]\nzzzzzzzz = 1\n"),
+        &["lab.toml:3:1", "expected one of first, workers, others, ingestion, health"],
+    );
     refused(
         &with("[services.health]\ntimeout-seconds = 0\n"),
         &["lab.toml:3:19: `services.health.timeout-seconds`", "between 1 and 604800 seconds"],
