@@ -232,6 +232,9 @@ pub struct Drain<'a> {
     pub limit: Duration,
 }
 
+/// Sees what is left in queues; an error ends the waiting for them.
+pub type OnLook<'a> = dyn FnMut(&BTreeMap<String, u64>) -> Result<(), SourceError> + 'a;
+
 impl Client {
     /// Connects, and sees that the server answers.
     pub fn connect(settings: &RedisSettings) -> Result<Self, SourceError> {
@@ -288,7 +291,7 @@ impl Client {
         &mut self,
         drain: Drain<'_>,
         stop: &dyn Fn() -> bool,
-        on_look: &mut dyn FnMut(&BTreeMap<String, u64>) -> Result<(), SourceError>,
+        on_look: &mut OnLook<'_>,
     ) -> Result<(), SourceError> {
         let started = Instant::now();
         loop {

@@ -1,7 +1,9 @@
 //! `cairn platform backup` on a whole platform: stopped in order, captured, up again, one recovery point.
 
+mod claims;
 mod kill;
 mod light;
+mod queues;
 mod rest;
 mod servers;
 

@@ -15,10 +15,12 @@ use crate::orchestrate::platform::answering::Answering;
 use crate::orchestrate::platform::capture::{self, Scene};
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::{Header, Undo};
-use crate::orchestrate::platform::plan::Plan;
+use crate::orchestrate::platform::plan::{Plan, stopped_units};
 use crate::orchestrate::platform::preflight::{self as check, Look, preflight};
 use crate::orchestrate::platform::profile::Profile;
-use crate::orchestrate::platform::rest::{PURGE, Purged, Queues, bring_to_rest, in_words, patterns, still_at_rest};
+use crate::orchestrate::platform::rest::{
+    AtRest, PURGE, Purged, Queues, bring_to_rest, in_words, patterns, still_at_rest,
+};
 use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::Census;
 use crate::orchestrate::platform::state::StateDir;
@@ -125,8 +127,12 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     let stop = executor.stop();
     let (profile, options) = (order.profile, order.options);
     let Looked { at_work, mut warnings } = look(order, executor)?;
-    let mut units: Vec<&str> = if executor.is_full() { patterns(profile) } else { Vec::new() };
-    units.extend([profile.postgres.service.as_str(), profile.neo4j.service.as_str()]);
+    let alone = stopped_units(profile, &order.plan.components);
+    let units: Vec<&str> = match executor.is_full() {
+        true => [patterns(profile), vec![&profile.postgres.service, &profile.neo4j.service]].concat(),
+        // Whoever stops nothing has no need of systemd.
+        false => alone.iter().map(String::as_str).collect(),
+    };
     let (census, answering) = executor.step("census", None, || {
         let census = Census::take(profile, &units, &stop)?;
         let answering = Answering::ask(profile, &order.plan.components, &stop)?;
@@ -134,19 +140,20 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>, store: &Store<'_>) -> Res
     })?;
     let notes = Notes::new(order.monitor);
     let purge_into = options.purge_queues.then_some(store);
-    let purged = match executor.is_full() {
+    let rest = match executor.is_full() {
         true => {
             let queues = Queues { drain_timeout: options.drain_timeout, purge_into };
             bring_to_rest(executor, &census, queues, &notes)?
         }
-        false => None,
+        false => AtRest::default(),
     };
     let time = Timestamp::now();
     let may_configure = options.configure_path_repo && executor.is_full();
-    let scene = Scene { executor: *executor, store, census: &census, purged: purged.as_ref(), may_configure };
+    let scene = Scene { executor: *executor, store, census: &census, purged: rest.purged.as_ref(), may_configure };
     let components = capture::all(&scene)?;
-    let mut intruders = if executor.is_full() { still_at_rest(executor)? } else { Vec::new() };
-    intruders.extend(at_work);
+    let mut intruders = if executor.is_full() { still_at_rest(executor, &rest)? } else { Vec::new() };
+    let AtRest { purged, intruders: earlier, .. } = rest;
+    intruders.extend(earlier.into_iter().chain(at_work));
     warnings.extend(notes.into_vec());
     Ok(Taken { census, answering, purged, time, components, intruders, warnings })
 }

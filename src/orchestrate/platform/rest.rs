@@ -12,7 +12,7 @@ use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::executor::{Executor, Notes};
 use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::{Profile, Unit};
-use crate::orchestrate::platform::services::{Census, Stopped, all_stopped, dependent, running, stop_units};
+use crate::orchestrate::platform::services::{Census, Starts, Stopped, all_stopped, dependent, running, stop_units};
 use crate::orchestrate::platform::store::{Role, Store};
 use crate::source::SourceError;
 use crate::source::process::Process;
@@ -56,6 +56,17 @@ impl Purged {
     }
 }
 
+/// A platform at rest.
+#[derive(Debug, Default)]
+pub struct AtRest {
+    /// What was taken out of queues.
+    pub purged: Option<Purged>,
+    /// Which start of each unit was its last when all were stopped.
+    starts: Starts,
+    /// What was started meanwhile, and has ended again.
+    pub intruders: Vec<String>,
+}
+
 /// The names and globs of all units that a full stop concerns.
 pub fn patterns(profile: &Profile) -> Vec<&str> {
     profile.services.units().map(Unit::as_str).collect()
@@ -67,7 +78,7 @@ pub fn bring_to_rest(
     census: &Census,
     queues: Queues<'_>,
     notes: &Notes<'_>,
-) -> Result<Option<Purged>, OrchestrateError> {
+) -> Result<AtRest, OrchestrateError> {
     let services = &executor.profile.services;
     stop_all(executor, census, "stop-first", &services.first, notes)?;
     drain(executor, queues, notes)?;
@@ -77,9 +88,10 @@ pub fn bring_to_rest(
     };
     stop_all(executor, census, "stop-workers", &services.workers, notes)?;
     stop_all(executor, census, "stop-others", &services.others, notes)?;
+    let starts = Starts::look(executor.profile, &patterns(executor.profile), &executor.stop())?;
     leftovers(executor, notes)?;
-    last_look(executor)?;
-    Ok(purged)
+    let (starts, intruders) = last_look(executor, &starts)?;
+    Ok(AtRest { purged, starts, intruders })
 }
 
 fn stop_all(
@@ -277,13 +289,16 @@ fn belong_to_no_unit(executor: &Executor<'_>, found: &[(Process, String)]) -> Re
     Ok(())
 }
 
-fn last_look(executor: &Executor<'_>) -> Result<(), OrchestrateError> {
+/// Waits until nothing of the platform runs. What was started since all was stopped, and has ended; each start is told once.
+fn last_look(executor: &Executor<'_>, starts: &Starts) -> Result<(Starts, Vec<String>), OrchestrateError> {
     executor.step("last-look", None, || {
         let mut left = Vec::new();
         for _ in 0..LAST_LOOK.as_secs().max(1) {
             left = runs(executor)?;
             if left.is_empty() {
-                return Ok(("nothing of the platform runs".to_owned(), ()));
+                let (starts, ended) = ran(executor, starts, &left)?;
+                let nothing = "nothing of the platform runs".to_owned();
+                return Ok((if ended.is_empty() { nothing } else { ended.join("; ") }, (starts, ended)));
             }
             pause(Duration::from_secs(1), &executor.stop())?;
         }
@@ -291,13 +306,28 @@ fn last_look(executor: &Executor<'_>) -> Result<(), OrchestrateError> {
     })
 }
 
-/// Looks whether the platform is still at rest when everything is captured; what is not.
-pub fn still_at_rest(executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
+/// Looks whether the platform is still at rest when everything is captured, and was all the time; what was not.
+pub fn still_at_rest(executor: &Executor<'_>, rest: &AtRest) -> Result<Vec<String>, OrchestrateError> {
     executor.step("still-at-rest", None, || {
-        let found = runs(executor)?;
+        let mut found = runs(executor)?;
+        let (_, ended) = ran(executor, &rest.starts, &found)?;
+        found.extend(ended);
         let seen = if found.is_empty() { "nothing of the platform ran".to_owned() } else { found.join("; ") };
         Ok((seen, found))
     })
+}
+
+/// Looks again which start was the last of each unit, and what was started meanwhile and is none of what runs now.
+fn ran(
+    executor: &Executor<'_>,
+    earlier: &Starts,
+    running: &[String],
+) -> Result<(Starts, Vec<String>), OrchestrateError> {
+    let now = Starts::look(executor.profile, &patterns(executor.profile), &executor.stop())?;
+    let runs = |unit: &String| running.iter().any(|shown| shown.starts_with(&format!("{unit}: ")));
+    let ended = now.since(earlier).into_iter().filter(|unit| !runs(unit));
+    let ended = ended.map(|unit| format!("{unit}: it was started meanwhile, and has ended again")).collect();
+    Ok((now, ended))
 }
 
 /// The processes and units of the platform that run.

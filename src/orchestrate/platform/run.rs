@@ -28,8 +28,8 @@ pub struct Step {
     pub undo: Option<Undo>,
 }
 
-/// Undoes something; what was seen.
-pub type Undoing<'a> = dyn FnMut(&Undo) -> Result<String, OrchestrateError> + 'a;
+/// Undoes things, one after another; what was seen of each.
+pub type Undoing<'a> = dyn FnMut(&[Undo]) -> Vec<Result<String, OrchestrateError>> + 'a;
 
 /// A run under way. Components are captured beside each other, so steps may be done from several threads.
 pub struct Run<'a> {
@@ -138,28 +138,49 @@ impl<'a> Run<'a> {
     fn unwind(&self, which: impl Fn(&Due) -> bool, undoing: &mut Undoing<'_>) -> Vec<OrchestrateError> {
         let mut failures = Vec::new();
         let mut tried = BTreeSet::new();
-        let next = |tried: &BTreeSet<String>| {
-            self.inner().due.iter().rev().find(|due| which(due) && !tried.contains(&due.step)).cloned()
-        };
-        while let Some(due) = next(&tried) {
-            tried.insert(due.step.clone());
-            let (time, began) = (Timestamp::now(), Instant::now());
-            let title = format!("undo: {}", due.title);
-            self.tell(&due.step, &title, StepState::Running, "");
-            match undoing(&due.undo) {
-                Ok(seen) => {
-                    self.record(&due.step, &title, StepState::Undone, (time, began), seen);
-                    // If this cannot be written, a resume does it once more, which changes nothing.
-                    failures.extend(self.discharge(&due.step).err());
-                }
-                Err(error) => {
-                    self.inner().stuck.insert(due.step.clone());
-                    self.record(&due.step, &title, StepState::Stuck, (time, began), chain(&error));
-                    failures.push(OrchestrateError::Step { step: due.step, title, source: Box::new(error) });
+        loop {
+            let batch = self.next_batch(&|due| which(due) && !tried.contains(&due.step));
+            if batch.is_empty() {
+                return failures;
+            }
+            let title = |due: &Due| format!("undo: {}", due.title);
+            let began = (Timestamp::now(), Instant::now());
+            for due in &batch {
+                tried.insert(due.step.clone());
+                self.tell(&due.step, &title(due), StepState::Running, "");
+            }
+            let undos: Vec<Undo> = batch.iter().map(|due| due.undo.clone()).collect();
+            let mut results = undoing(&undos).into_iter();
+            for due in batch {
+                let untold = || Err(OrchestrateError::Unfit("it is not known what became of it".to_owned()));
+                let title = title(&due);
+                match results.next().unwrap_or_else(untold) {
+                    Ok(seen) => {
+                        self.record(&due.step, &title, StepState::Undone, began, seen);
+                        // If this cannot be written, a resume does it once more, which changes nothing.
+                        failures.extend(self.discharge(&due.step).err());
+                    }
+                    Err(error) => {
+                        self.inner().stuck.insert(due.step.clone());
+                        self.record(&due.step, &title, StepState::Stuck, began, chain(&error));
+                        failures.push(OrchestrateError::Step { step: due.step, title, source: Box::new(error) });
+                    }
                 }
             }
         }
-        failures
+    }
+
+    /// What is to be undone next: the newest, and together with units that are started those that follow, since it is
+    /// looked at once for all whether they stay up.
+    fn next_batch(&self, which: &dyn Fn(&Due) -> bool) -> Vec<Due> {
+        let inner = self.inner();
+        let mut waiting = inner.due.iter().rev().filter(|due| which(due)).peekable();
+        let mut batch = Vec::from_iter(waiting.next().cloned());
+        let starts = |due: &Due| matches!(due.undo, Undo::StartUnits { .. });
+        while batch.last().is_some_and(starts) && waiting.peek().is_some_and(|due| starts(due)) {
+            batch.extend(waiting.next().cloned());
+        }
+        batch
     }
 
     /// What only a failure would have undone is no longer to be undone: the run went well, and what it changed stays. A

@@ -78,12 +78,6 @@ impl Census {
         let limit = profile.services.health.timeout_seconds.duration();
         let (systemd, started) = (Systemd::new(&profile.systemd), Instant::now());
         let mut down = Vec::new();
-        for unit in self.units() {
-            let state = systemd.state(&unit, stop)?;
-            if state.activity != Activity::Active {
-                down.push(state.shown());
-            }
-        }
         for port in &self.ports {
             while !accepts(port) {
                 if started.elapsed() >= limit {
@@ -91,6 +85,13 @@ impl Census {
                     break;
                 }
                 pause(TRY, stop)?;
+            }
+        }
+        // Last: one that died while a port was waited for is down.
+        for unit in self.units() {
+            let state = systemd.state(&unit, stop)?;
+            if state.activity != Activity::Active {
+                down.push(state.shown());
             }
         }
         match down.is_empty() {
@@ -121,6 +122,32 @@ fn look(
         }
     }
     Ok((running, others))
+}
+
+/// Which start of each unit was its last.
+#[derive(Clone, Debug, Default)]
+pub struct Starts(BTreeMap<String, String>);
+
+impl Starts {
+    /// Asks systemd, for what these names and globs stand for.
+    pub fn look(profile: &Profile, patterns: &[&str], stop: &dyn Fn() -> bool) -> Result<Self, SourceError> {
+        let systemd = Systemd::new(&profile.systemd);
+        let mut starts = BTreeMap::new();
+        for pattern in patterns {
+            for unit in systemd.expand(pattern, stop)? {
+                let state = systemd.state(&unit, stop)?;
+                starts.insert(state.name, state.started);
+            }
+        }
+        Ok(Starts(starts))
+    }
+
+    /// The units that were started since an earlier look, also those that have stopped again. A unit of which systemd has
+    /// forgotten everything may have been, and is none of them.
+    pub fn since(&self, earlier: &Starts) -> BTreeSet<String> {
+        let is_new = |(unit, start): &(&String, &String)| !start.is_empty() && earlier.0.get(*unit) != Some(start);
+        self.0.iter().filter(is_new).map(|(unit, _)| unit.clone()).collect()
+    }
 }
 
 /// Whether nothing of the units of a name or glob runs, or is about to end.
@@ -180,9 +207,10 @@ pub fn stop_units(
 ) -> Result<Stopped, OrchestrateError> {
     let systemd = Systemd::new(&profile.systemd);
     let limit = Duration::from_secs(profile.systemd.stop_timeout_seconds);
-    let states = all(units, |unit| systemd.stop(unit, limit, stop))?;
-    let killed = states.iter().filter(|state| state.result == TIMEOUT).map(|state| state.name.clone()).collect();
-    Ok(Stopped { seen: shown(&states), killed })
+    let changes = all(units, |unit: &String| systemd.stop(unit, limit, stop))?;
+    let states = changes.iter().map(Change::state);
+    let killed = states.filter(|state| state.result == TIMEOUT).map(|state| state.name.clone()).collect();
+    Ok(Stopped { seen: shown(&changes), killed })
 }
 
 /// Starts units; what was seen.
@@ -193,31 +221,55 @@ pub fn start_units(
 ) -> Result<String, OrchestrateError> {
     let systemd = Systemd::new(&profile.systemd);
     let limit = Duration::from_secs(profile.systemd.start_timeout_seconds);
-    all(units, |unit| systemd.start(unit, limit, stop)).map(|states| shown(&states))
+    all(units, |unit: &String| systemd.start(unit, limit, stop)).map(|changes| shown(&changes))
 }
 
-fn shown(states: &[UnitState]) -> String {
-    let lines: Vec<String> = states.iter().map(UnitState::shown).collect();
+/// Starts groups of units, one group when the one before runs; what was seen of each. Whether they stay up is looked at
+/// once for all: a second for each group would be a second more without the platform.
+pub fn start_groups(
+    profile: &Profile,
+    groups: &[&[String]],
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Vec<Result<String, OrchestrateError>> {
+    let systemd = Systemd::new(&profile.systemd);
+    let limit = Duration::from_secs(profile.systemd.start_timeout_seconds);
+    let begun: Vec<_> =
+        groups.iter().map(|units| all(units, |unit: &String| systemd.begin(unit, limit, stop))).collect();
+    let is_new = |change: &Change| matches!(change, Change::Done(state) if state.activity == Activity::Active);
+    let waited = match begun.iter().flatten().flatten().any(is_new) {
+        true => pause(systemd.settle(), stop),
+        false => Ok(()),
+    };
+    let interrupted = waited.is_err();
+    let settled = |changes: Vec<Change>| match interrupted {
+        true => Err(OrchestrateError::Interrupted),
+        false => all(&changes, |change: &Change| systemd.settled(change.clone(), limit, stop)),
+    };
+    begun.into_iter().map(|begun| begun.and_then(settled).map(|changes| shown(&changes))).collect()
+}
+
+fn shown(changes: &[Change]) -> String {
+    let lines: Vec<String> = changes.iter().map(|change| change.state().shown()).collect();
     if lines.is_empty() { "nothing to do".to_owned() } else { lines.join("; ") }
 }
 
 /// Changes units, several at once. One that fails does not keep the others from being changed.
-fn all(
-    units: &[String],
-    change: impl Fn(&str) -> Result<Change, SourceError> + Sync,
-) -> Result<Vec<UnitState>, OrchestrateError> {
+fn all<T: Sync>(
+    units: &[T],
+    change: impl Fn(&T) -> Result<Change, SourceError> + Sync,
+) -> Result<Vec<Change>, OrchestrateError> {
     let (mut seen, mut failed) = (Vec::new(), Vec::new());
     for some in units.chunks(AT_ONCE) {
         let results: Vec<_> = std::thread::scope(|scope| {
             let changes: Vec<_> = some.iter().map(|unit| scope.spawn(|| change(unit))).collect();
             changes.into_iter().map(|change| change.join()).collect()
         });
-        for (unit, result) in some.iter().zip(results) {
+        for result in results {
             match result {
-                Ok(Ok(change)) => seen.push(change.state().clone()),
+                Ok(Ok(change)) => seen.push(change),
                 Ok(Err(SourceError::Interrupted)) => return Err(OrchestrateError::Interrupted),
                 Ok(Err(error)) => failed.push(chain(&error)),
-                Err(_) => failed.push(format!("{unit}: the thread that changed it ended early")),
+                Err(_) => failed.push("the thread that changed a unit ended early".to_owned()),
             }
         }
     }

@@ -3,13 +3,14 @@
 //! Invariant: every undoing asks how things are before it changes them, so it can be done twice, and by `resume` on a
 //! machine that has just booted: a server that does not answer yet is waited for. Nobody interrupts it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::Profile;
-use crate::orchestrate::platform::services::{start_units, stop_units, stopped};
+use crate::orchestrate::platform::services::{start_groups, start_units, stop_units, stopped};
 use crate::source::SourceError;
 use crate::source::elasticsearch::client::Level;
 use crate::source::elasticsearch::repository::Access;
@@ -20,10 +21,25 @@ use crate::source::wait::pause;
 /// How often a server that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Undoes something; what was seen.
-pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> {
+/// Undoes things, one after another; what was seen of each.
+pub fn undo(profile: &Profile, all: &[Undo]) -> Vec<Result<String, OrchestrateError>> {
+    let mut results = Vec::new();
+    for some in all.chunk_by(|one, next| is_start(one) && is_start(next)) {
+        match some {
+            [one] if !is_start(one) => results.push(undo_one(profile, one)),
+            some => results.extend(start(profile, some)),
+        }
+    }
+    results
+}
+
+fn is_start(undo: &Undo) -> bool {
+    matches!(undo, Undo::StartUnits { .. })
+}
+
+fn undo_one(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> {
     match undo {
-        Undo::StartUnits { units, down } => start(profile, units, down),
+        Undo::StartUnits { units, .. } => Ok(start_units(profile, units, &never)?),
         Undo::MergeQueues { queues } => put_back(profile, queues),
         Undo::RestoreFile { path, copy, unit } => restore_file(profile, Path::new(path), Path::new(copy), unit),
         Undo::DeleteUnfinishedSnapshot { name } => delete_unfinished(profile, name),
@@ -39,13 +55,33 @@ pub fn undo(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
 }
 
 /// Starts units, and stops again what was started along with them. What of `down` runs already stays: somebody wants it.
-fn start(profile: &Profile, units: &[String], down: &[String]) -> Result<String, OrchestrateError> {
-    let down = stopped(profile, down, &never)?;
-    let started = start_units(profile, units, &never);
+fn start(profile: &Profile, all: &[Undo]) -> Vec<Result<String, OrchestrateError>> {
+    let (mut groups, mut down) = (Vec::new(), BTreeSet::new());
+    for undo in all {
+        if let Undo::StartUnits { units, down: stay_down } = undo {
+            groups.push(units.as_slice());
+            down.extend(stay_down.iter().cloned());
+        }
+    }
+    // What was down at first and ran when it was stopped is to run.
+    for unit in groups.iter().copied().flatten() {
+        down.remove(unit);
+    }
+    let down = stopped(profile, &Vec::from_iter(down), &never);
+    let mut results = start_groups(profile, &groups, &never);
+    let down_again = down.map_err(OrchestrateError::from).and_then(|down| stop_along(profile, down));
+    // What cannot be stopped again is not as it was; it is looked at once more together with what was started last.
+    if let (Err(error), Some(last)) = (down_again, results.last_mut().filter(|last| last.is_ok())) {
+        *last = Err(error);
+    }
+    results
+}
+
+/// Stops those of some units that were stopped before and run now.
+fn stop_along(profile: &Profile, down: Vec<String>) -> Result<(), OrchestrateError> {
     let (still, mut along) = (stopped(profile, &down, &never)?, down);
     along.retain(|unit| !still.contains(unit));
-    stop_units(profile, &along, &never)?;
-    started
+    stop_units(profile, &along, &never).map(drop)
 }
 
 fn never() -> bool {

@@ -65,6 +65,36 @@ impl Systemd {
     /// Starts a unit and waits until it runs, and goes on running for the time that is set to settle. A unit that does
     /// its work and ends (`oneshot`) has started when it has ended well.
     pub fn start(&self, unit: &str, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Change, SourceError> {
+        self.bring_up(unit, limit, self.settle(), stop)
+    }
+
+    /// Starts a unit and waits until it runs. Whether it goes on running is for [`Systemd::settled`] to prove.
+    pub fn begin(&self, unit: &str, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Change, SourceError> {
+        self.bring_up(unit, limit, Duration::ZERO, stop)
+    }
+
+    /// Proves that a unit still runs that was begun; the time to settle has passed since. One that does not is started
+    /// once more, and has to stay up then.
+    pub fn settled(&self, begun: Change, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Change, SourceError> {
+        let Change::Done(state) = &begun else { return Ok(begun) };
+        if state.activity != Activity::Active || self.is_still(state, stop)? {
+            return Ok(begun);
+        }
+        self.start(&state.name, limit, stop)
+    }
+
+    /// How long a unit has to run on before it counts as started.
+    pub fn settle(&self) -> Duration {
+        Duration::from_secs(self.settings.settle_seconds)
+    }
+
+    fn bring_up(
+        &self,
+        unit: &str,
+        limit: Duration,
+        settle: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Change, SourceError> {
         let before = self.state(unit, stop)?;
         match &before.load {
             Load::Loaded => {}
@@ -98,7 +128,8 @@ impl Systemd {
                     self.run(&["start", "--no-block", "--", &before.name], stop)?.output()?;
                 }
                 Activity::Active if !state.job => {
-                    if self.settles(&state, stop)? {
+                    pause(settle, stop)?;
+                    if self.is_still(&state, stop)? {
                         return Ok(Change::Done(state));
                     }
                     tries += 1;
@@ -124,10 +155,9 @@ impl Systemd {
         }
     }
 
-    /// Whether a unit that is active is still the same a little later. A `simple` unit is active the moment that its
-    /// process exists, whatever becomes of it.
-    fn settles(&self, state: &UnitState, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
-        pause(Duration::from_secs(self.settings.settle_seconds), stop)?;
+    /// Whether a unit that was active is still the same. A `simple` unit is active the moment that its process exists,
+    /// whatever becomes of it.
+    fn is_still(&self, state: &UnitState, stop: &dyn Fn() -> bool) -> Result<bool, SourceError> {
         let later = self.state(&state.name, stop)?;
         Ok(later.activity == Activity::Active && later.main_pid == state.main_pid)
     }

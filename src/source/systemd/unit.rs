@@ -7,7 +7,7 @@ use crate::source::systemd::{Systemd, with_suffix};
 
 /// The properties that are asked for.
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,Job,ExecMainCode,ExecMainStatus,Type,\
-     ConsistsOf,RequiredBy,BoundBy";
+     ConsistsOf,RequiredBy,BoundBy,InvocationID,InactiveExitTimestampMonotonic";
 /// What systemd stops together with a unit is in these.
 const STOPPED_WITH: [&str; 3] = ["ConsistsOf", "RequiredBy", "BoundBy"];
 /// Of the kinds of units that systemd stops with another, those that work for the platform.
@@ -64,6 +64,8 @@ pub struct UnitState {
     pub exit_status: i32,
     /// `simple`, `forking`, `oneshot`, `notify`, ...
     pub kind: String,
+    /// What it got when it was last started, and is never given again; empty if systemd remembers no start.
+    pub started: String,
     /// The units that systemd stops when this one is stopped (their `PartOf=`, `Requires=` and `BindsTo=`).
     pub stopped_with: Vec<String>,
 }
@@ -136,6 +138,7 @@ impl Systemd {
             job: !matches!(property("Job"), "" | "0"),
             exit_status: property("ExecMainStatus").parse().unwrap_or(0),
             kind: property("Type").to_owned(),
+            started: started(property("InvocationID"), property("InactiveExitTimestampMonotonic")),
             stopped_with: STOPPED_WITH
                 .iter()
                 .flat_map(|name| property(name).split_whitespace())
@@ -143,5 +146,14 @@ impl Systemd {
                 .map(str::to_owned)
                 .collect(),
         })
+    }
+}
+
+/// Versions before 232 give no id to a start; the time since the boot, in microseconds, is as good. Of a unit that nothing
+/// refers to systemd forgets both when it has stopped.
+fn started(id: &str, time: &str) -> String {
+    match (id, time) {
+        ("", "" | "0") => String::new(),
+        (id, time) => format!("{id} {time}"),
     }
 }

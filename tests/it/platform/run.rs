@@ -31,7 +31,11 @@ impl Units {
         Ok("stopped".to_owned())
     }
 
-    fn undo(&mut self, undo: &Undo) -> Result<String, OrchestrateError> {
+    fn undo(&mut self, all: &[Undo]) -> Vec<Result<String, OrchestrateError>> {
+        all.iter().map(|undo| self.undo_one(undo)).collect()
+    }
+
+    fn undo_one(&mut self, undo: &Undo) -> Result<String, OrchestrateError> {
         match undo {
             Undo::StartUnits { units, .. } => self.0.extend(units.iter().cloned()),
             other => panic!("nobody began {other:?}"),
@@ -87,10 +91,32 @@ fn resume_started_what_was_stopped_on_purpose() {
     }
     // Somebody began to start it, and was cut off.
     let run = Run::resume(&state, &Found::read(&state).unwrap().unwrap(), &Silent).unwrap();
-    run.undo_step(&step(1).id, &mut |undo| units.undo(undo));
+    run.undo_step(&step(1).id, &mut |all| units.undo(all));
     drop(run);
     let found = Found::read(&state).unwrap().unwrap();
     assert!(!found.at_rest && steps_of(&found.due) == [step(0).id], "{found:?}");
+}
+
+/// Whether units stay up is looked at once for all that are started one after another; what lies between keeps its place.
+#[test]
+fn units_that_follow_each_other_are_started_together_and_in_reverse() {
+    let (_directory, state) = state();
+    let run = Run::begin(&state, header(), &Silent).unwrap();
+    let merge = Undo::MergeQueues { queues: vec![("queue".to_owned(), "aside".to_owned())] };
+    let between = Step { id: "purge".to_owned(), title: "Purge".to_owned(), undo: Some(merge.clone()) };
+    for step in [step(0), between, step(1), step(2)] {
+        run.step(&step, || Ok(seen("done".to_owned()))).unwrap();
+    }
+    let mut batches = Vec::new();
+    let failures = run.undo_all(&mut |all| {
+        batches.push(all.to_vec());
+        // Of the second nothing is told: it must not count as undone.
+        all.iter().take(2).map(|_| Ok("undone".to_owned())).skip(usize::from(batches.len() == 2)).collect()
+    });
+    let start = |number: usize| step(number).undo.unwrap();
+    assert_eq!(batches, [vec![start(2), start(1)], vec![merge], vec![start(0)]]);
+    assert!(failures.len() == 1 && failures[0].to_string().contains("Purge"), "{failures:?}");
+    assert_eq!(steps_of(&run.due()), ["purge"]);
 }
 
 /// The process ends before, between, or after the stop of each unit and its entry.
@@ -122,9 +148,9 @@ fn a_run_cut_off_after_any_step_is_undone_by_resume_in_reverse() {
             }
             let again = Run::resume(&state, &found, &Silent).unwrap();
             let mut order = Vec::new();
-            let failures = again.undo_all(&mut |undo| {
-                order.push(undo.clone());
-                units.undo(undo)
+            let failures = again.undo_all(&mut |all| {
+                order.extend(all.to_vec());
+                units.undo(all)
             });
             assert!(failures.is_empty(), "{failures:?}");
             assert_eq!(order.first(), begun.checked_sub(1).and_then(|last| step(last).undo).as_ref());
@@ -145,12 +171,11 @@ fn what_cannot_be_undone_stays_due_and_stops_nothing_else() {
         run.step(&step(number), || units.stop(&unit(number)).map(seen)).unwrap();
     }
     let stubborn = step(1).undo.unwrap();
-    let failures = run.undo_all(&mut |undo| {
-        if *undo == stubborn {
-            return Err(OrchestrateError::Unfit("it does not start".to_owned()));
-        }
-        units.undo(undo)
-    });
+    let mut one = |undo: &Undo| match *undo == stubborn {
+        true => Err(OrchestrateError::Unfit("it does not start".to_owned())),
+        false => units.undo_one(undo),
+    };
+    let failures = run.undo_all(&mut |all| all.iter().map(&mut one).collect());
     assert_eq!(failures.len(), 1);
     assert_eq!(run.finish().unwrap().last().map(|record| record.state.clone()), Some("undone".to_owned()));
     let found = Found::read(&state).unwrap().unwrap();
@@ -158,7 +183,7 @@ fn what_cannot_be_undone_stays_due_and_stops_nothing_else() {
     // Killed in the middle of the resume, and resumed once more.
     drop(Run::resume(&state, &found, &Silent).unwrap());
     let again = Run::resume(&state, &Found::read(&state).unwrap().unwrap(), &Silent).unwrap();
-    assert!(again.undo_all(&mut |undo| units.undo(undo)).is_empty());
+    assert!(again.undo_all(&mut |all| units.undo(all)).is_empty());
     again.finish().unwrap();
     assert_eq!(units.0, Units::all().0);
     assert!(Found::read(&state).unwrap().is_none());
@@ -174,7 +199,7 @@ fn a_run_that_went_well_starts_services_and_keeps_the_rest() {
     let purge = Step { id: "purge".to_owned(), title: "Purge".to_owned(), undo: Some(Undo::MergeQueues { queues }) };
     run.step(&purge, || Ok((String::new(), ()))).unwrap();
     run.step(&step(1), || units.stop(&unit(1)).map(seen)).unwrap();
-    assert!(run.close(&mut |undo| units.undo(undo)).is_empty());
+    assert!(run.close(&mut |all| units.undo(all)).is_empty());
     assert_eq!(steps_of(&run.due()), ["purge"]);
     // Cut off now, the purge would be undone.
     assert_eq!(steps_of(&Found::read(&state).unwrap().unwrap().due), ["purge"]);
@@ -203,7 +228,7 @@ fn an_interrupted_run_begins_no_further_step_and_undoes_all() {
     let error =
         run.step(&step(1), || -> Result<(String, ()), OrchestrateError> { panic!("a step was begun") }).unwrap_err();
     assert!(matches!(error, OrchestrateError::Interrupted), "{error}");
-    assert!(run.undo_all(&mut |undo| units.undo(undo)).is_empty());
+    assert!(run.undo_all(&mut |all| units.undo(all)).is_empty());
     assert_eq!(units.0, Units::all().0);
 }
 
@@ -260,7 +285,7 @@ fn what_could_not_be_undone_is_not_kept_as_if_the_run_had_gone_well() {
     let queues = || Undo::MergeQueues { queues: Vec::new() };
     run.step(&step("edit", file), || Ok((String::new(), ()))).unwrap();
     run.step(&step("purge", queues()), || Ok((String::new(), ()))).unwrap();
-    let failures = run.undo_step("edit", &mut |_| Err(OrchestrateError::Unfit("it does not start".to_owned())));
+    let failures = run.undo_step("edit", &mut |_| vec![Err(OrchestrateError::Unfit("it does not start".to_owned()))]);
     assert_eq!(failures.len(), 1);
     run.keep_changes().unwrap();
     assert_eq!(steps_of(&run.due()), ["edit"]);

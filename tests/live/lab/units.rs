@@ -183,7 +183,7 @@ fn a_nightly_run_is_told_in_the_journal_in_metrics_and_in_a_report() {
     nightly.fails_with_a_page(&[
         "<h1>No backup set of nightly</h1>",
         "the run failed",
-        "did not become empty (providers: 1)",
+        "did not become empty (providers: 1",
         "undo: stop eclecticiq",
     ]);
     nightly.assert_up();

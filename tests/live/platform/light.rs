@@ -13,12 +13,12 @@ use super::{Platform, summary};
 use crate::servers::PATIENCE;
 
 const UNITS: [&str; 3] = ["eclecticiq-platform-backend-services", "eclecticiq-platform-backend-workers", "redis"];
-const PROFILE: &str = "/root/profile.toml";
+pub const PROFILE: &str = "/root/profile.toml";
 /// Where a report is written.
 pub const PAGE: &str = "/root/report.html";
-const JOURNAL: &str = "/var/lib/cairn/journal";
+pub const JOURNAL: &str = "/var/lib/cairn/journal";
 
-const CONTENT: &str = r#"
+pub const CONTENT: &str = r#"
 extends = "eclecticiq-centos"
 name = "light"
 components = ["config", "redis"]
