@@ -142,8 +142,10 @@ impl Nightly {
         self.page_says(words);
     }
 
-    /// Everything is as before the run, and no journal says otherwise.
+    /// Everything is as before the run, and no journal says otherwise. Of a run that was killed this becomes so once
+    /// the unit has ended.
     fn assert_up(&self) {
+        wait_until("it is undone", &self.0, || !self.0.path("/var/lib/cairn/journal").exists());
         for unit in [SERVICES, "nginx", "redis", "eclecticiq-platform-backend-web"] {
             assert!(self.0.is_active(unit), "{unit}\n{}", self.0.ok(&["journalctl", "--no-pager", "-n", "60"]));
         }
@@ -274,6 +276,7 @@ fn a_password_that_is_a_credential_is_had_by_each_unit_and_told_by_none() {
         assert_eq!(nightly.show("Result"), "signal");
     };
     kill();
+    wait_until("it is undone", lab, || !lab.path("/var/lib/cairn/journal").exists());
     let log = || lab.ok(&["journalctl", "--no-pager", "-u", "cairn-*", "-n", "60", "-o", "cat"]);
     assert_eq!(queue(), "one\ntwo", "ExecStopPost has put it back: {}", log());
     nightly.assert_up();
