@@ -80,6 +80,9 @@ pub enum OrchestrateError {
         /// The system's error.
         source: io::Error,
     },
+    /// No backup set is chosen.
+    #[error(transparent)]
+    Choose(#[from] crate::orchestrate::platform::choose::ChooseError),
     /// What a backup needs is not so, or somebody would be disturbed.
     #[error("{checks}; `--allow CHECK` begins in spite of one")]
     Refused {

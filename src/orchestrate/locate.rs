@@ -5,6 +5,7 @@
 
 use crate::format::codec::{escape, unescape};
 use crate::format::record::{Snapshot, SnapshotKind};
+use crate::format::tree::Entry;
 use crate::orchestrate::error::OrchestrateError;
 use crate::repo::{RepoError, Repository};
 
@@ -26,8 +27,14 @@ pub fn locate(repository: &Repository, snapshot: &Snapshot, typed: &[u8]) -> Res
     }
 }
 
-fn exists(repository: &Repository, snapshot: &Snapshot, path: &[u8]) -> Result<bool, RepoError> {
+/// Whether a tree has an entry of just this path, without slashes at its ends.
+pub fn exists(repository: &Repository, snapshot: &Snapshot, path: &[u8]) -> Result<bool, RepoError> {
+    Ok(entry(repository, snapshot, path)?.is_some())
+}
+
+/// A tree's entry of just this path, without slashes at its ends.
+pub fn entry(repository: &Repository, snapshot: &Snapshot, path: &[u8]) -> Result<Option<Entry>, RepoError> {
     let mut tree = repository.tree(&snapshot.content)?;
     tree.seek(path)?;
-    Ok(tree.next_entry()?.is_some_and(|entry| entry.path == path))
+    Ok(tree.next_entry()?.filter(|entry| entry.path == path))
 }

@@ -11,6 +11,7 @@
 //! * [`answering`]: which servers answered before, and the proof that they do so again.
 //! * [`executor`]: what each part of a run is given; [`rest`] brings the platform to rest, [`services`] stops and starts
 //!   units, [`capture`] has one file a component, [`store`] makes snapshots of what they read, [`undo`] undoes.
+//! * [`choose`]: which backup set is meant; [`restore`]: a set back onto the platform, each component compared.
 //! * [`requeue`]: elements that a set holds back into the queues.
 //! * [`metrics`]: a text file for a monitoring system.
 //!
@@ -19,6 +20,7 @@
 pub mod answering;
 pub mod backup;
 pub mod capture;
+pub mod choose;
 pub mod discover;
 pub mod executor;
 pub mod files;
@@ -29,6 +31,7 @@ pub mod preflight;
 pub mod profile;
 pub mod requeue;
 pub mod rest;
+pub mod restore;
 pub mod resume;
 pub mod run;
 pub mod services;

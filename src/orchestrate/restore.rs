@@ -7,6 +7,7 @@
 //! Invariants: a failure of one entry is counted and named and costs no other; success is reported only when every
 //! selected entry is there.
 
+mod above;
 mod delete;
 pub mod stream;
 
@@ -359,6 +360,14 @@ impl Restore<'_> {
     }
 
     fn directory(&self, entry: &Entry, report: &mut Report) {
+        if self.leads_elsewhere(entry) {
+            let why = format!(
+                "{0} is no directory here, and only on the way to what was backed up: it is kept, and nothing below it is \
+                 restored; restore that by SNAP:/PATH to a --target of its own",
+                escape(&entry.path)
+            );
+            return self.failed(&entry.path, OrchestrateError::Unfit(why));
+        }
         if self.apply(|target| target.directory(entry).map(|()| Vec::new()), &entry.path) {
             report.directories += 1;
         }

@@ -9,12 +9,14 @@
 //! * A fifo or device is never opened.
 
 mod descent;
+pub mod keep;
 pub mod link;
 mod metadata;
 mod mounts;
 pub mod patterns;
 mod plan;
 pub mod reader;
+pub mod swap;
 pub mod target;
 pub mod walk;
 mod xattr;

@@ -13,6 +13,7 @@
 //! | capture the files of a stopped server | [`data_layout()`], then [`at_rest()`] before and after, with equal answers |
 //! | capture the files of a running server | [`BaseBackup`]: begin, copy, [`BaseBackup::finish`], copy the log |
 //! | put such files back | restore them, put the log into `pg_wal`, then [`complete_base()`] |
+//! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
 //! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
 //!
 //! Invariant: nothing counts as captured before everything that made it has ended well: [`Dump::finish`] gives facts
@@ -25,6 +26,7 @@ mod compare;
 mod counts;
 mod dump;
 mod files;
+mod new;
 mod restore;
 mod settings;
 mod tools;
@@ -35,6 +37,7 @@ pub use compare::{Difference, compare};
 pub use counts::{Scope, Snapshot, counts, facts};
 pub use dump::Dump;
 pub use files::{Control, Layout, at_rest, control, data_layout, is_running};
+pub use new::{copy_cluster, new_cluster, wait_until_recovered};
 pub use restore::{contents, restore_dump};
 pub use settings::{Method, PostgresSettings};
 pub use tools::{Tool, tools};

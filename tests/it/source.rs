@@ -10,6 +10,7 @@ mod queues;
 mod reader;
 mod roundtrip;
 mod secret;
+mod swap;
 mod target;
 mod walk;
 

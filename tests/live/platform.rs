@@ -17,7 +17,7 @@ use crate::lab::{Lab, PLATFORM};
 use crate::servers::PATIENCE;
 
 const PASSWORD: &str = "/root/password";
-const REPOSITORY: &str = "/srv/backup";
+pub const REPOSITORY: &str = "/srv/backup";
 
 /// A platform with data, and an empty repository beside it.
 pub struct Platform {

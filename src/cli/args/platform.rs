@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::orchestrate::platform::choose::Flaw;
 use crate::orchestrate::platform::profile::Component;
 
 #[derive(Subcommand, Debug)]
@@ -22,6 +23,8 @@ pub enum PlatformCommand {
     Stop(StopArgs),
     /// Start again what `platform stop` has stopped, or a run that was cut off
     Start(StateArgs),
+    /// Put a backup set back: each component beside what it replaces, then in its place, and compared
+    Restore(RestoreArgs),
     /// Print a profile as TOML: what a file changed, merged, with every default
     Profile(ProfileArgs),
     /// Push back into Redis what a backup set holds of the queues
@@ -130,6 +133,64 @@ pub struct BackupArgs {
     pub report: Option<PathBuf>,
 }
 
+/// Which recovery point is meant.
+#[derive(Args, Debug)]
+pub struct PointArgs {
+    /// The newest complete, proven set at or before this time: RFC 3339 or a date, local zone unless given
+    #[arg(long, value_name = "TIME", conflicts_with = "set")]
+    pub at: Option<String>,
+    /// This set: an id prefix, `latest`, or `latest-verified`
+    #[arg(long, value_name = "SET")]
+    pub set: Option<String>,
+    /// Sets of this machine
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// Take also a set that is partial, online or unverified; may be given more than once
+    #[arg(long, value_name = "FLAW", value_delimiter = ',', value_parser = flaw())]
+    pub allow: Vec<Flaw>,
+}
+
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    #[command(flatten)]
+    pub point: PointArgs,
+    /// Only these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub only: Vec<Component>,
+    /// Not these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub skip: Vec<Component>,
+    /// Only show the plan
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask whether the plan is to be carried out
+    #[arg(long)]
+    pub yes: bool,
+    /// A dump of PostgreSQL goes into a new cluster in this data directory; what is there is moved aside
+    #[arg(long, value_name = "DIR")]
+    pub new_cluster: Option<PathBuf>,
+    /// Replace indices of Elasticsearch that are there already; a snapshot of them is taken before
+    #[arg(long, conflicts_with = "rename")]
+    pub close_existing: bool,
+    /// Restore indices of Elasticsearch under names that begin so, beside those that are there
+    #[arg(long, value_name = "PREFIX")]
+    pub rename: Option<String>,
+    /// Push the elements of queues back that the set holds
+    #[arg(long)]
+    pub requeue: bool,
+    /// When everything was found equal, remove what it replaced
+    #[arg(long)]
+    pub discard_old: bool,
+    /// Configuration goes beneath this directory
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub target_root: PathBuf,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+}
+
 #[derive(Args, Debug)]
 pub struct RequeueArgs {
     /// The backup set: an id prefix, or `latest`
@@ -172,6 +233,11 @@ pub struct ProfileArgs {
 
 /// What is meant when no profile is named.
 const DEFAULT_PROFILE: &str = "eclecticiq-centos";
+
+fn flaw() -> impl TypedValueParser<Value = Flaw> {
+    let of = |name: String| Flaw::ALL.into_iter().find(|one| one.name() == name);
+    PossibleValuesParser::new(Flaw::ALL.map(Flaw::name)).try_map(move |name| of(name).ok_or("no such flaw"))
+}
 
 fn component() -> impl TypedValueParser<Value = Component> {
     let of = |name: String| Component::ALL.into_iter().find(|one| one.name() == name);

@@ -6,6 +6,7 @@ mod plan;
 mod preflight;
 mod profile;
 mod requeue;
+mod restore;
 mod resume;
 mod sets;
 
@@ -35,6 +36,7 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
         PlatformCommand::Stop(args) => resume::stop(args, context),
         PlatformCommand::Profile(args) => profile::run(args, context),
         PlatformCommand::Requeue(args) => requeue::run(global, args, context),
+        PlatformCommand::Restore(args) => restore::run(global, args, context),
         PlatformCommand::Sets(args) => sets::run(global, args, context),
     }
 }

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::format::codec::escape_path;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::state::{JournalFile, StateDir};
+use crate::source::files::keep::Kept;
+use crate::source::files::swap::Swap;
 
 /// How something is undone. Each is idempotent: done twice, it changes nothing the second time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +51,53 @@ pub enum Undo {
     },
     /// Let Elasticsearch write to its snapshot repository again.
     MakeRepositoryWritable,
+    /// Remove replacements that did not come into their places.
+    DiscardStaged {
+        /// The replacements.
+        swaps: Vec<Swap>,
+    },
+    /// Put back what was moved aside, and remove what took its place.
+    TakeBack {
+        /// The exchanges, in the order in which they were made.
+        swaps: Vec<Swap>,
+        /// The unit that works there.
+        unit: String,
+        /// Whether it ran before.
+        start: bool,
+    },
+    /// Put back files that were written over.
+    PutBackFiles {
+        /// Where they are.
+        kept: Kept,
+    },
+    /// Take away a registration that was made for a restore, and its directory.
+    ForgetRepository {
+        /// Its name.
+        name: String,
+        /// The directory.
+        directory: String,
+    },
+    /// Delete indices that a restore has made, and bring back those that it has replaced.
+    PutBackIndices {
+        /// Those that were not there before.
+        made: Vec<String>,
+        /// The snapshot of those that were, in the platform's own repository.
+        snapshot: Option<String>,
+        /// Those.
+        replaced: Vec<String>,
+    },
 }
 
 impl Undo {
     /// True for what is done at the end of every run, also one that went well; the others only undo a failed one.
     pub fn belongs_to_every_end(&self) -> bool {
-        matches!(self, Undo::StartUnits { .. } | Undo::MakeRepositoryWritable)
+        matches!(
+            self,
+            Undo::StartUnits { .. }
+                | Undo::MakeRepositoryWritable
+                | Undo::DiscardStaged { .. }
+                | Undo::ForgetRepository { .. }
+        )
     }
 }
 

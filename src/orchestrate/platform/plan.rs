@@ -5,7 +5,7 @@
 //! everything that the profile says: what no step uses is among its settings.
 
 mod capture;
-mod steps;
+pub(in crate::orchestrate::platform) mod steps;
 
 use std::collections::BTreeMap;
 

@@ -88,10 +88,24 @@ pub fn bring_to_rest(
     };
     stop_all(executor, census, "stop-workers", &services.workers, notes)?;
     stop_all(executor, census, "stop-others", &services.others, notes)?;
+    let (starts, intruders) = nobody_left(executor, notes)?;
+    Ok(AtRest { purged, starts, intruders })
+}
+
+/// What is left when all is stopped is ended.
+fn nobody_left(executor: &Executor<'_>, notes: &Notes<'_>) -> Result<(Starts, Vec<String>), OrchestrateError> {
     let starts = Starts::look(executor.profile, &patterns(executor.profile), &executor.stop())?;
     leftovers(executor, notes)?;
-    let (starts, intruders) = last_look(executor, &starts)?;
-    Ok(AtRest { purged, starts, intruders })
+    last_look(executor, &starts)
+}
+
+/// Stops everything, whatever is in the queues, for who replaces what it would change.
+pub fn stop_everything(executor: &Executor<'_>, census: &Census, notes: &Notes<'_>) -> Result<(), OrchestrateError> {
+    let services = &executor.profile.services;
+    stop_all(executor, census, "stop-first", &services.first, notes)?;
+    stop_all(executor, census, "stop-workers", &services.workers, notes)?;
+    stop_all(executor, census, "stop-others", &services.others, notes)?;
+    nobody_left(executor, notes).map(drop)
 }
 
 fn stop_all(

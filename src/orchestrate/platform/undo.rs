@@ -13,8 +13,11 @@ use crate::orchestrate::platform::profile::Profile;
 use crate::orchestrate::platform::services::{start_groups, start_units, stop_units, stopped};
 use crate::source::SourceError;
 use crate::source::elasticsearch::client::Level;
+use crate::source::elasticsearch::location::remove_restored;
 use crate::source::elasticsearch::repository::Access;
-use crate::source::elasticsearch::{self, settings_file};
+use crate::source::elasticsearch::restore::Request;
+use crate::source::elasticsearch::{self, ElasticsearchSettings, settings_file};
+use crate::source::files::swap::Swap;
 use crate::source::redis;
 use crate::source::wait::pause;
 
@@ -51,7 +54,70 @@ fn undo_one(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
             let changed = patiently(limit, || client.wait_for_access(Access::Writable, &never))?;
             Ok(if changed { "it is writable again" } else { "it was writable" }.to_owned())
         }
+        Undo::DiscardStaged { swaps } => {
+            swaps.iter().try_for_each(Swap::discard_staged)?;
+            Ok("nothing of it is left".to_owned())
+        }
+        Undo::TakeBack { swaps, unit, start } => take_back(profile, swaps, unit, *start),
+        Undo::PutBackFiles { kept } => {
+            let changed = kept.put_back(&never)?;
+            Ok(if changed { "the files are as they were" } else { "no file was changed" }.to_owned())
+        }
+        Undo::ForgetRepository { name, directory } => {
+            let settings = ElasticsearchSettings { repository: name.clone(), ..profile.elasticsearch.clone() };
+            let client = elasticsearch::Client::new(&settings)?;
+            patiently(profile.elasticsearch.health_timeout(), || client.unregister())?;
+            remove_restored(Path::new(directory))?;
+            Ok("its registration and its directory are gone".to_owned())
+        }
+        Undo::PutBackIndices { made, snapshot, replaced } => {
+            put_back_indices(profile, made, snapshot.as_deref(), replaced)
+        }
     }
+}
+
+/// What was moved aside in its place again, and its server on it if that ran before.
+fn take_back(profile: &Profile, swaps: &[Swap], unit: &str, start: bool) -> Result<String, OrchestrateError> {
+    let mut any_in = false;
+    for swap in swaps {
+        any_in |= swap.is_in()?;
+    }
+    let units = [unit.to_owned()];
+    if any_in {
+        stop_units(profile, &units, &never)?;
+    }
+    let mut back = 0;
+    for swap in swaps.iter().rev() {
+        back += usize::from(swap.take_back()?);
+    }
+    if start {
+        start_units(profile, &units, &never)?;
+    }
+    Ok(format!("{back} of {} places were changed, and are as before", swaps.len()))
+}
+
+/// Indices as they were. Only what the restore has made is deleted.
+fn put_back_indices(
+    profile: &Profile,
+    made: &[String],
+    snapshot: Option<&str>,
+    replaced: &[String],
+) -> Result<String, OrchestrateError> {
+    let settings = &profile.elasticsearch;
+    let client = elasticsearch::Client::new(settings)?;
+    client.wait_for_health(Level::Red, settings.health_timeout(), &never)?;
+    for index in made {
+        client.delete_index(index)?;
+    }
+    if let Some(snapshot) = snapshot {
+        for index in replaced {
+            client.close_index(index)?;
+        }
+        let (snapshot, indices) = (snapshot.to_owned(), replaced.to_vec());
+        let request = Request { snapshot, indices, rename: None, global_state: false };
+        client.restore(&request, settings.restore_timeout(), &never, &mut |_| {})?;
+    }
+    Ok(format!("{} indices deleted, {} brought back", made.len(), replaced.len()))
 }
 
 /// Starts units, and stops again what was started along with them. What of `down` runs already stays: somebody wants it.

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
+use super::repository::RESTORE_PREFIX;
 use crate::source::SourceError;
 
 /// What is at a repository's place.
@@ -114,6 +115,19 @@ pub fn remove_location(location: &Path) -> Result<(), SourceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         Err(source) => Err(SourceError::at("remove", location, source)),
+    }
+}
+
+/// Removes the directory of a snapshot repository that was restored beside the platform's own. Repeatable.
+pub fn remove_restored(directory: &Path) -> Result<(), SourceError> {
+    let ours = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RESTORE_PREFIX));
+    if !ours {
+        let why = "it is no directory that a restore has made; nothing was removed".to_owned();
+        return Err(SourceError::Setting { setting: directory.display().to_string(), why });
+    }
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SourceError::at("remove", directory, error)),
+        _ => Ok(()),
     }
 }
 

@@ -15,6 +15,9 @@ use super::client::{Answer, Call, Client, GRACE, Refusal};
 use crate::source::SourceError;
 use crate::source::wait;
 
+/// What the name of a registration begins with that is made for a restore, and that of its directory.
+pub const RESTORE_PREFIX: &str = "cairn-restore-";
+
 /// Whether the server may write to the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

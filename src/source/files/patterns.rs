@@ -16,6 +16,9 @@
 //! Names are bytes, and so are patterns: a character beyond ASCII is several bytes, and a byte that is not UTF-8 stands
 //! for itself. Capital letters are not small ones. A directory that is excluded takes everything in it along.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
@@ -67,6 +70,13 @@ impl SetBuilder {
 }
 
 impl Patterns {
+    /// The pattern that matches just this path, and what is below it.
+    pub fn literal(path: &Path) -> Vec<u8> {
+        let special = |byte: &u8| b"\\*?[]{}!".contains(byte);
+        let bytes = path.as_os_str().as_bytes();
+        bytes.iter().flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte])).collect()
+    }
+
     /// Compiles patterns, none of which may be empty.
     pub fn new<P: AsRef<[u8]>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, SourceError> {
         let (mut any, mut directories, mut globs) = (SetBuilder::new(), SetBuilder::new(), Vec::new());

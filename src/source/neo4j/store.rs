@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::configuration::Configuration;
 use crate::source::SourceError;
+use crate::source::files::swap;
 
 /// At most so many users of the store are named.
 const MAX_HOLDERS: usize = 20;
@@ -201,6 +202,8 @@ fn directories(path: &Path) -> Result<BTreeSet<String>, SourceError> {
             std::fs::metadata(entry.path()).map_err(|error| SourceError::at("look at", &entry.path(), error))?;
         if metadata.is_dir()
             && let Ok(name) = entry.file_name().into_string()
+            // What a restore has put aside is no database.
+            && !swap::is_ours(&name)
         {
             names.insert(name);
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::format::set::PostgresFacts;
 use crate::source::SourceError;
 use crate::source::command::Account;
+use crate::source::files::Patterns;
 use crate::source::postgres::cluster::Cluster;
 use crate::source::postgres::counts;
 use crate::source::postgres::files::{self, Layout, unfit};
@@ -254,8 +255,7 @@ fn segments(timeline: &str, start: u64, end: u64, size: u64) -> Option<Vec<Strin
 /// A path as a glob that matches it alone.
 fn escaped(path: &Path) -> Result<String, SourceError> {
     let text = path.to_str().ok_or_else(|| unfit(path, "its name is not UTF-8, which is not supported".to_owned()))?;
-    let special = |character: char| "\\*?[]{}!".contains(character);
-    Ok(text.chars().flat_map(|one| special(one).then_some('\\').into_iter().chain([one])).collect())
+    Ok(String::from_utf8_lossy(&Patterns::literal(Path::new(text))).into_owned())
 }
 
 #[cfg(test)]

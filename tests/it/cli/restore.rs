@@ -157,3 +157,28 @@ fn includes_and_excludes_select_in_both_directions() {
     let none = format!("t:{}/nothing", tree.display());
     place.fails(&["restore", &none, "--target", out.to_str().unwrap()], 1, &["has no", "cairn ls"]);
 }
+
+#[test]
+fn a_link_on_the_way_to_what_was_backed_up_gave_way_to_a_directory() {
+    let place = Place::new();
+    let machine = tempfile::tempdir().unwrap();
+    let root = place.path().join("lib/units");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("a.service"), "restored").unwrap();
+    place.ok(&["backup", "--name", "t", root.to_str().unwrap()]);
+    // The same machine, on which what is above the root is a link to where everything is.
+    let above = machine.path().join(place.path().strip_prefix("/").unwrap());
+    std::fs::create_dir_all(above.join("usr/lib/units")).unwrap();
+    std::os::unix::fs::symlink("usr/lib", above.join("lib")).unwrap();
+    std::fs::write(above.join("usr/lib/units/a.service"), "there").unwrap();
+    for overwrite in ["never", "changed", "always"] {
+        let target = ["restore", "t", "--target", machine.path().to_str().unwrap(), "--overwrite", overwrite];
+        place.fails(&target, 1, &["lib is no directory here", "SNAP:/PATH"]);
+        assert_eq!(std::fs::read_link(above.join("lib")).unwrap(), std::path::Path::new("usr/lib"), "{overwrite}");
+        assert_eq!(std::fs::read_to_string(above.join("usr/lib/units/a.service")).unwrap(), "there");
+    }
+    // As the message says.
+    let (from, there) = (format!("t:{}", root.display()), above.join("usr/lib/units"));
+    place.ok(&["restore", &from, "--target", there.to_str().unwrap(), "--overwrite", "changed"]);
+    assert_eq!(std::fs::read_to_string(there.join("a.service")).unwrap(), "restored");
+}

@@ -2,6 +2,7 @@
 //! as it found it, so that several share one.
 
 mod absent;
+mod back;
 mod cuts;
 mod failures;
 mod kills;

@@ -70,7 +70,8 @@ fn show(plan: &Plan, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn show_step(number: usize, step: &PlannedStep, output: Output) -> Result<()> {
+/// A step with what it uses, and how it is undone.
+pub fn show_step(number: usize, step: &PlannedStep, output: Output) -> Result<()> {
     let mark = if step.changes { '!' } else { ' ' };
     let only_if = step.only_if.as_ref().map_or_else(String::new, |option| format!(" [only with {option}]"));
     output.line(&format!("{number:3} {mark} {}{only_if}", escape(step.title.as_bytes())))?;

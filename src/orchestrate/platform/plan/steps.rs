@@ -68,7 +68,7 @@ fn preflight(profile: &Profile, components: &[Component], mode: Mode) -> Planned
 }
 
 /// What runs is written down before anything is stopped: stopping one unit may stop others.
-fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedStep {
+pub fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedStep {
     let mut asked: Vec<Use> = Vec::new();
     if mode == Mode::Full {
         asked.extend(profile.services.units().map(|unit| systemctl(profile, "show", unit.as_str())));
@@ -83,12 +83,31 @@ fn census(profile: &Profile, components: &[Component], mode: Mode) -> PlannedSte
 fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
     let services = &profile.services;
     let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
+    steps.extend(drained(profile));
+    steps.extend(stop(profile, "stop-workers", "stop the workers:", &services.workers));
+    steps.extend(stop(profile, "stop-others", "stop", &services.others));
+    steps.extend(nobody_left(profile));
+    steps
+}
+
+/// Everything stopped, whatever is in the queues: what they would change is replaced.
+pub fn stopped(profile: &Profile) -> Vec<PlannedStep> {
+    let services = &profile.services;
+    let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
+    steps.extend(stop(profile, "stop-workers", "stop the workers:", &services.workers));
+    steps.extend(stop(profile, "stop-others", "stop", &services.others));
+    steps.extend(nobody_left(profile));
+    steps
+}
+
+fn drained(profile: &Profile) -> Vec<PlannedStep> {
+    let mut steps = Vec::new();
     let queues: Vec<Use> = profile.redis.all_queues().map(Use::queue).collect();
     let mut drain = queues.clone();
     let ingestion = "the queues of data on its way in are waited for only while what empties them runs, and not with \
                      --purge-queues";
     drain.push(Use::note(ingestion));
-    drain.extend(services.ingestion.iter().map(|unit| systemctl(profile, "show", unit.as_str())));
+    drain.extend(profile.services.ingestion.iter().map(|unit| systemctl(profile, "show", unit.as_str())));
     drain.push(Use::address(profile.redis.shown()));
     drain.push(Use::limit(profile.redis.drain_timeout_seconds));
     steps.push(PlannedStep {
@@ -107,8 +126,11 @@ fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
         uses: queues,
         ..PlannedStep::default()
     });
-    steps.extend(stop(profile, "stop-workers", "stop the workers:", &services.workers));
-    steps.extend(stop(profile, "stop-others", "stop", &services.others));
+    steps
+}
+
+fn nobody_left(profile: &Profile) -> Vec<PlannedStep> {
+    let mut steps = Vec::new();
     let processes = &profile.processes;
     let mut leftovers = Vec::new();
     for rule in &processes.rules {
@@ -158,7 +180,7 @@ fn systemctl(profile: &Profile, verb: &str, unit: &str) -> Use {
     Use::command([profile.systemd.systemctl.as_str(), verb, unit])
 }
 
-fn up_again(profile: &Profile, components: &[Component], mode: Mode) -> Vec<PlannedStep> {
+pub fn up_again(profile: &Profile, components: &[Component], mode: Mode) -> Vec<PlannedStep> {
     let servers = capture::stopped_units(profile, components);
     let mut starts: Vec<Use> = servers.iter().rev().map(|unit| systemctl(profile, "start", unit)).collect();
     if mode == Mode::Full {

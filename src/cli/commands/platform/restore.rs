@@ -1,0 +1,227 @@
+//! `cairn platform restore`.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, IsTerminal, Write};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use crate::cli::args::Global;
+use crate::cli::args::platform::{PointArgs, RestoreArgs};
+use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, watch};
+use crate::cli::commands::{Context, open};
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::{Output, bytes, time};
+use crate::format::codec::escape;
+use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Point, Wish, choose, words};
+use crate::orchestrate::platform::profile::{Component, Profile};
+use crate::orchestrate::platform::restore::plan::{Look, RestorePlan, plan};
+use crate::orchestrate::platform::restore::{Existing, Options, Order, Outcome, State, restore};
+use crate::orchestrate::select::parse_time;
+use crate::progress::Notice;
+use crate::repo::{Repository, chain};
+
+pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
+    let profile = profile::load(&args.profile.profile)?;
+    let wanted = wanted(&profile, &args)?;
+    let options = options(&args);
+    let repository = &open(global, context)?;
+    let choice = chosen(repository, &profile, &args.point, context)?;
+    let (state, _lock) = lock(&profile, args.wait, context)?;
+    let snapshots = repository.readable_snapshots()?.found;
+    let mark = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
+    let stop = || context.monitor.interrupted();
+    let look =
+        Look { repository, profile: &profile, options: &options, snapshots: &snapshots, mark: &mark, stop: &stop };
+    let plan = plan(&look, choice, &wanted)?;
+    show(&plan, context.output)?;
+    if args.dry_run {
+        show_steps(&plan, context.output)?;
+    }
+    if !plan.obstacles.is_empty() {
+        for obstacle in &plan.obstacles {
+            context.output.error(obstacle, Exit::Failed as u8);
+        }
+        let summary = json!({ "set": plan.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
+        context.output.summary("nothing was changed: first see to what is in the way", summary)?;
+        return Ok(Exit::Failed);
+    }
+    if args.dry_run {
+        context.output.summary("nothing was changed", json!({ "set": plan.set, "dry_run": true }))?;
+        return Ok(Exit::Done);
+    }
+    if !args.yes {
+        confirmed(context.output)?;
+    }
+    let live = watch(context)?;
+    undo_first(context)?;
+    let order = Order { repository, profile: &profile, plan: &plan, options: &options, state: &state, monitor: &live };
+    let outcome = restore(&order)?;
+    live.finish("");
+    tell(&plan, &outcome, context)
+}
+
+/// The components asked for.
+fn wanted(profile: &Profile, args: &RestoreArgs) -> Result<Vec<Component>> {
+    let wanted: Vec<Component> = profile
+        .components
+        .iter()
+        .copied()
+        .filter(|one| args.only.is_empty() || args.only.contains(one))
+        .filter(|one| !args.skip.contains(one))
+        .collect();
+    let absent = args.only.iter().find(|one| !wanted.contains(one));
+    if let Some(absent) = absent {
+        return Err(Usage(format!("{} is not in the profile, or was left out", absent.name())).into());
+    }
+    match wanted.is_empty() {
+        true => Err(Usage("no component is left to restore".to_owned()).into()),
+        false => Ok(wanted),
+    }
+}
+
+fn options(args: &RestoreArgs) -> Options {
+    let existing = match (&args.rename, args.close_existing) {
+        (Some(prefix), _) => Existing::Prefix(prefix.clone()),
+        (None, true) => Existing::Close,
+        (None, false) => Existing::Refuse,
+    };
+    Options {
+        existing,
+        new_cluster: args.new_cluster.clone(),
+        requeue: args.requeue,
+        target_root: args.target_root.clone(),
+        discard_old: args.discard_old,
+    }
+}
+
+/// The set that is meant, among those that can be read. One that cannot be read may be the newest: that is told.
+pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, context: &Context<'_>) -> Result<Choice> {
+    let (sets, damaged) = repository.readable_sets()?;
+    for record in damaged {
+        let subject = format!("{} {}", record.kind, record.id);
+        context.monitor.notice(Notice { subject, message: record.message() });
+    }
+    let known: Vec<Known> = sets.into_iter().map(|info| Known { info, proven: None }).collect();
+    let wanted = match (&point.at, point.set.as_deref()) {
+        (Some(at), _) => Point::At(parse_time(at, &TimeZone::system())?),
+        (None, Some("latest")) => Point::Latest,
+        (None, Some("latest-verified")) => Point::LatestVerified,
+        (None, Some(prefix)) => Point::Set(prefix.to_owned()),
+        (None, None) => {
+            return Err(Usage("say which set: --at TIME, or --set ID|latest|latest-verified".to_owned()).into());
+        }
+    };
+    let allow: BTreeSet<Flaw> = point.allow.iter().copied().collect();
+    let wish = Wish { profile: &profile.name, host: point.host.as_deref(), point: wanted, allow };
+    Ok(choose(&known, &wish).map_err(crate::orchestrate::OrchestrateError::from)?)
+}
+
+/// What is about to be done, for whoever has to say yes to it.
+fn show(plan: &RestorePlan, output: Output) -> Result<()> {
+    output.object("plan", plan)?;
+    let flaws = if plan.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.flaws)) };
+    output.line(&format!(
+        "backup set {} of {}, from {}{flaws}",
+        plan.set.short(),
+        time(plan.time),
+        escape(plan.host.as_bytes())
+    ))?;
+    for passed in &plan.passed {
+        let (id, when, why) = (passed.id.short(), time(passed.time), words(&passed.flaws));
+        output.line(&format!("  passed over: {id} of {when}: it is {why}"))?;
+    }
+    for intent in &plan.components {
+        output.line(&format!("\n{}: {}", intent.component.name(), bytes(intent.bytes)))?;
+        for place in &intent.into {
+            output.line(&format!("    into {place}"))?;
+        }
+        for old in &intent.replaces {
+            output.line(&format!("    moved aside: {old}"))?;
+        }
+        for note in &intent.notes {
+            output.line(&format!("    {note}"))?;
+        }
+    }
+    for (component, why) in &plan.left_out {
+        output.line(&format!("\n{} is left out: {why}", component.name()))?;
+    }
+    output.line("")?;
+    for room in &plan.room {
+        let (needed, free) = (bytes(room.needed_bytes), bytes(room.available_bytes));
+        output.line(&format!("room: {needed} needed at {}, {free} are free", room.path))?;
+    }
+    output.line(&format!("it may take about {} s", plan.estimate_seconds))?;
+    for obstacle in &plan.obstacles {
+        output.line(&format!("\nIN THE WAY: {obstacle}"))?;
+    }
+    Ok(())
+}
+
+fn show_steps(plan: &RestorePlan, output: Output) -> Result<()> {
+    output.line("\nSTEPS (! changes the platform)")?;
+    for (at, step) in plan.run.steps.iter().enumerate() {
+        steps::show_step(at + 1, step, output)?;
+    }
+    Ok(())
+}
+
+fn confirmed(output: Output) -> Result<()> {
+    let unasked = || Usage("nothing was changed: look at the plan, then say --yes".to_owned());
+    if output.json || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(unasked().into());
+    }
+    write!(std::io::stderr(), "Restore this? Type yes: ")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    match answer.trim() {
+        "yes" => Ok(()),
+        _ => Err(unasked().into()),
+    }
+}
+
+/// 0 only if everything that was asked for is back and was compared, on a platform that is up.
+fn exit(outcome: &Outcome) -> Exit {
+    match &outcome.error {
+        Some(error) if error.is_interrupted() && outcome.stuck.is_empty() => Exit::Interrupted,
+        Some(_) => Exit::Failed,
+        None if !outcome.stuck.is_empty() => Exit::Failed,
+        None if outcome.components.iter().all(|one| one.state == State::Restored) => Exit::Done,
+        None => Exit::Unread,
+    }
+}
+
+fn tell(plan: &RestorePlan, outcome: &Outcome, context: &Context<'_>) -> Result<Exit> {
+    let (exit, output) = (exit(outcome), context.output);
+    for error in outcome.error.iter().chain(&outcome.stuck) {
+        output.error(&chain(error), exit as u8);
+    }
+    if !outcome.stuck.is_empty() {
+        let advice = "something is not as it was: see what is named above, then run `cairn platform resume`";
+        output.error(advice, exit as u8);
+    }
+    for one in &outcome.components {
+        let state = match one.state {
+            State::Restored => "restored",
+            State::Uncompared => "restored, NOT compared",
+            State::Failed => "FAILED, and is as it was before",
+        };
+        output.line(&format!("{:14} {state}: {}", one.component.name(), one.detail))?;
+        let aside = one.aside.iter().map(ToString::to_string);
+        for line in aside.chain(one.notes.iter().cloned()) {
+            output.line(&format!("               {line}"))?;
+        }
+    }
+    let sentence = match exit {
+        Exit::Done => format!("backup set {} is back, and equal to what was recorded", plan.set.short()),
+        Exit::Unread => format!("backup set {} is back in part: see above", plan.set.short()),
+        _ => "the platform was not restored, and is as it was before but for what is named above".to_owned(),
+    };
+    let summary = json!({
+        "set": plan.set, "exit": exit as u8, "components": outcome.components, "steps": outcome.steps,
+    });
+    output.summary(&sentence, summary)?;
+    Ok(exit)
+}

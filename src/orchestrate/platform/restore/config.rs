@@ -1,0 +1,244 @@
+//! Configuration and keys: each file that differs, with what it was kept aside.
+//!
+//! Invariant: no file is written over before a copy of it is kept, and before the whole tree was read from the
+//! repository. What a server changes while it works (the groups' `changing`) is left alone: it belongs to that server's
+//! own component.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::format::ObjectId;
+use crate::format::codec::{escape, escape_path, unescape};
+use crate::format::set;
+use crate::format::tree::Node;
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::locate::entry;
+use crate::orchestrate::platform::executor::Notes;
+use crate::orchestrate::platform::journal::Undo;
+use crate::orchestrate::platform::profile::Component;
+use crate::orchestrate::platform::restore::plan::{Draft, Intent, Look, Work, part, step};
+use crate::orchestrate::platform::restore::trees::{self, TreeSwap};
+use crate::orchestrate::platform::restore::{Back, Old, Scene};
+use crate::orchestrate::platform::store::Role;
+use crate::orchestrate::restore::{self, RestoreOptions};
+use crate::progress::{Monitor, WithinStep};
+use crate::repo::{Repository, SnapshotInfo};
+use crate::source::files::keep::Kept;
+use crate::source::files::swap::{Swap, real};
+use crate::source::files::{Overwrite, OwnerLookup, Patterns};
+
+const STAGE: &str = "stage-config";
+const PUT: &str = "put-config";
+
+/// So many changed files are listed in a plan.
+const LISTED: usize = 20;
+/// So many files may change: more is no configuration.
+const MAX_CHANGES: usize = 1 << 20;
+
+/// What is done.
+#[derive(Clone, Debug)]
+pub struct ConfigWork {
+    snapshot: ObjectId,
+    /// Where the tree is read to before anything is changed.
+    staged: Swap,
+    /// Beneath this.
+    root: PathBuf,
+    /// What goes where.
+    places: Vec<Place>,
+    /// What is left alone.
+    exclude: Patterns,
+    /// Where the files go that are written over.
+    kept: Kept,
+}
+
+/// A root of the snapshot on this machine.
+#[derive(Clone, Debug)]
+struct Place {
+    /// The root, as trees have it.
+    root: Vec<u8>,
+    /// The directory that it is, or that it is in. Links on the way to it are followed here and now: were the path
+    /// restored from the top, `/lib`, which is a directory in the tree, would take the place of a link to `/usr/lib`.
+    directory: PathBuf,
+}
+
+/// Files that a restore would write.
+#[derive(Debug, Default)]
+struct Changes {
+    new: Vec<PathBuf>,
+    replaced: Vec<PathBuf>,
+}
+
+/// Looks what differs.
+pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, OrchestrateError> {
+    let stored = part(&found.parts, Role::TREE)?;
+    let info = look.snapshot(stored)?;
+    let state = &look.profile.state.directory;
+    let changing = look.profile.config.groups.values().flat_map(|group| &group.changing);
+    let globs: Vec<Vec<u8>> = changing.map(|path| Patterns::literal(path)).collect();
+    let work = ConfigWork {
+        snapshot: info.id,
+        staged: Swap::plan(&state.join("configuration"), look.mark)?,
+        root: look.options.target_root.clone(),
+        places: places(look, info)?,
+        exclude: Patterns::new(&globs)?,
+        kept: Kept::new(&state.join(format!("configuration.before-{}", look.mark)), &look.options.target_root),
+    };
+    let changes = work.changes(look.repository, info, &Deaf(look.stop))?;
+    let component = Component::Config;
+    let mut notes: Vec<String> = changing_notes(&globs)
+        .into_iter()
+        .chain(listed(&work.root, "is not there, and comes back", &changes.new))
+        .collect();
+    notes.extend(listed(&work.root, "differs, and is replaced", &changes.replaced));
+    let intent = Intent {
+        component,
+        into: vec![escape_path(&work.root)],
+        replaces: vec![format!("{} files, kept in {}", changes.replaced.len(), escape_path(work.kept.directory()))],
+        bytes: stored.bytes,
+        notes,
+        steps: vec![
+            step(component, STAGE, "read the configuration from the repository, all of it", true),
+            step(component, PUT, "keep each file that differs aside, and put the restored one in its place", true),
+        ],
+        work: Work::Config(work),
+    };
+    Ok(Draft { intent, obstacles: Vec::new(), space: vec![(state.clone(), stored.bytes.saturating_mul(2))] })
+}
+
+/// Where each root goes. One that the snapshot does not hold was absent when it was made.
+fn places(look: &Look<'_>, info: &SnapshotInfo) -> Result<Vec<Place>, OrchestrateError> {
+    let mut places = Vec::new();
+    for path in &info.snapshot.paths {
+        let root = trees::inner(&trees::path(path)).to_vec();
+        let Some(entry) = entry(look.repository, &info.snapshot, &root)? else { continue };
+        let place = look.options.target_root.join(OsStr::from_bytes(&root));
+        let directory = match entry.node {
+            Node::Directory => place,
+            _ => place.parent().map_or_else(|| look.options.target_root.clone(), Path::to_owned),
+        };
+        places.push(Place { root, directory: real(&directory)? });
+    }
+    Ok(places)
+}
+
+fn changing_notes(globs: &[Vec<u8>]) -> Option<String> {
+    let paths: Vec<String> = globs.iter().map(|glob| escape(glob)).collect();
+    (!paths.is_empty()).then(|| format!("left alone, because a server changes them: {}", paths.join(", ")))
+}
+
+fn listed<'a>(root: &'a Path, what: &'a str, paths: &'a [PathBuf]) -> impl Iterator<Item = String> + 'a {
+    let more = paths.len().saturating_sub(LISTED);
+    let some = paths.iter().take(LISTED).map(move |path| format!("{} {what}", escape_path(&root.join(path))));
+    some.chain((more > 0).then(|| format!("and {more} more of which each {what}")))
+}
+
+impl ConfigWork {
+    fn options(&self, place: &Place, dry_run: bool) -> RestoreOptions {
+        RestoreOptions {
+            path: place.root.clone(),
+            target: place.directory.clone(),
+            include: Patterns::default(),
+            exclude: self.exclude.clone(),
+            overwrite: Overwrite::Changed,
+            delete: false,
+            dry_run,
+            verify: !dry_run,
+            owner_lookup: OwnerLookup::Name,
+        }
+    }
+
+    /// What would be written, and what is there of it.
+    fn changes(
+        &self,
+        repository: &Repository,
+        info: &SnapshotInfo,
+        monitor: &dyn Monitor,
+    ) -> Result<Changes, OrchestrateError> {
+        let mut changes = Changes::default();
+        for place in &self.places {
+            let listener = Listener { outer: monitor, heard: Mutex::default() };
+            restore::to_directory(repository, &info.snapshot, &info.id.short(), &self.options(place, true), &listener)?;
+            let beneath = place.directory.strip_prefix(&self.root).unwrap_or(&place.directory);
+            for (replaces, path) in listener.heard.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                let path = unescape(&path).map_err(crate::repo::RepoError::from)?;
+                let into = if replaces { &mut changes.replaced } else { &mut changes.new };
+                into.push(beneath.join(OsStr::from_bytes(&path)));
+            }
+        }
+        if changes.new.len() + changes.replaced.len() >= MAX_CHANGES {
+            return Err(OrchestrateError::Unfit(format!(
+                "more than {MAX_CHANGES} files of configuration would change"
+            )));
+        }
+        Ok(changes)
+    }
+}
+
+/// Hears what a dry run would do.
+struct Listener<'a> {
+    outer: &'a dyn Monitor,
+    heard: Mutex<Vec<(bool, String)>>,
+}
+
+impl Monitor for Listener<'_> {
+    fn action(&self, action: &'static str, path: &str) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.len() < MAX_CHANGES {
+            heard.push((action == "replace", path.to_owned()));
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.outer.interrupted()
+    }
+}
+
+/// Hears nothing but the wish to stop.
+struct Deaf<'a>(&'a (dyn Fn() -> bool + Sync));
+
+impl Monitor for Deaf<'_> {
+    fn interrupted(&self) -> bool {
+        (self.0)()
+    }
+}
+
+/// Reads the whole tree from the repository.
+pub fn stage(scene: &Scene<'_>, work: &ConfigWork, notes: &Notes<'_>) -> Result<(), OrchestrateError> {
+    let root = Some(PathBuf::from("/"));
+    let tree = TreeSwap { snapshot: work.snapshot, root, swap: work.staged.clone() };
+    trees::stage(scene, STAGE, &[tree], notes)
+}
+
+/// Puts each file that differs in its place.
+pub fn put_in(scene: &Scene<'_>, work: &ConfigWork, notes: &Notes<'_>) -> Result<Back, OrchestrateError> {
+    let (executor, repository) = (scene.executor, scene.order.repository);
+    let info = scene.snapshot(&work.snapshot)?;
+    let (seen, aside) = executor.step(PUT, Some(Undo::PutBackFiles { kept: work.kept.clone() }), || {
+        let changes = work.changes(repository, info, notes)?;
+        let changed = changes.replaced.len() + changes.new.len() > 0;
+        if changed {
+            work.kept.keep(&changes.replaced, &changes.new, &executor.stop())?;
+        }
+        let monitor = WithinStep::new(PUT, notes);
+        let mut verified = 0;
+        for place in &work.places {
+            let options = work.options(place, false);
+            let report = restore::to_directory(repository, &info.snapshot, &info.id.short(), &options, &monitor)?;
+            if report.failed > 0 || report.owners_left > 0 {
+                let (failed, left) = (report.failed, report.owners_left);
+                let why = format!("{failed} files could not be written or read back, {left} do not have their owners");
+                return Err(OrchestrateError::Unfit(why));
+            }
+            verified += report.verified_files;
+        }
+        let (new, replaced) = (changes.new.len(), changes.replaced.len());
+        let seen = format!("{verified} files read back and equal: {new} are new, {replaced} were replaced");
+        let old = || Old::Files { count: changes.replaced.len(), place: work.kept.clone() };
+        let aside = Vec::from_iter(changed.then(old));
+        Ok((seen.clone(), (seen, aside)))
+    })?;
+    work.staged.discard_staged()?;
+    Ok(Back { compared: Some(seen), aside })
+}

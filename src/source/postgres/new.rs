@@ -1,0 +1,99 @@
+//! Clusters that are made for a restore: a copy of an empty one, or a new one; and the wait for a server to be ready.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, Mode, chmodat, chownat};
+use rustix::process::{Gid, Uid};
+
+use crate::source::command::CommandSpec;
+use crate::source::postgres::{Cluster, PostgresSettings, files};
+use crate::source::{SourceError, wait};
+
+const MAX_OUTPUT: usize = 64 << 10;
+/// How long copying or making an empty cluster may take.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How long no process may be seen at work on a cluster before its start counts as failed.
+const DOWN: Duration = Duration::from_secs(20);
+/// What of an older cluster's configuration a new one takes over.
+const CONFIGURATION: [&str; 5] = ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf", "conf.d"];
+
+/// Copies a cluster that is at rest, with owners and modes. Links stay links: an empty cluster has no tablespaces.
+pub fn copy_cluster(from: &Path, to: &Path, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
+    if let Some(pid) = files::is_running(from)? {
+        return Err(files::unfit(from, format!("process {pid} works on it; stop the server first")));
+    }
+    copy(from, to, stop)
+}
+
+fn copy(from: &Path, to: &Path, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
+    let spec = CommandSpec::new(["cp", "--archive", "--no-target-directory", "--"]).arg(from).arg(to);
+    spec.run(MAX_OUTPUT, LIMIT, stop)?.output().map(drop)
+}
+
+/// Makes a cluster for the server's account, with the configuration of the one that it will replace.
+pub fn new_cluster(
+    settings: &PostgresSettings,
+    to: &Path,
+    old: Option<&Path>,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), SourceError> {
+    let account = settings.account()?;
+    // The directory above it is most probably root's, so the account could not make it.
+    std::fs::DirBuilder::new().mode(0o700).create(to).map_err(files::failed("make", to))?;
+    if !account.is_ours() {
+        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+        chownat(CWD, to, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| files::failed("give its owner to", to)(error.into()))?;
+    }
+    let spec = settings.program("initdb")?.arg("--pgdata").arg(to).arg("--username").arg(&settings.user);
+    let spec = spec.arg("--auth-local=peer").arg("--auth-host=scram-sha-256").arg("--encoding=UTF8").arg("--no-locale");
+    spec.run(MAX_OUTPUT, LIMIT, stop)?.output()?;
+    for name in CONFIGURATION {
+        let Some(from) = old.map(|old| old.join(name)).filter(|from| from.exists()) else { continue };
+        let place = to.join(name);
+        if place.is_file() {
+            std::fs::remove_file(&place).map_err(files::failed("replace", &place))?;
+        }
+        copy(&from, &place, stop)?;
+    }
+    chmodat(CWD, to, Mode::from_raw_mode(0o700), rustix::fs::AtFlags::empty())
+        .map_err(|error| files::failed("set the mode of", to)(error.into()))
+}
+
+fn is_meant(works_in: &Path, data: &Path) -> Result<(), SourceError> {
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(files::failed("find", path));
+    if real(works_in)? == real(data)? {
+        return Ok(());
+    }
+    let what = format!("the server that answers works in {}: correct its unit, or the profile", works_in.display());
+    Err(files::unfit(data, what))
+}
+
+/// Waits for a server that was just started on a cluster to have recovered and to answer. One that nobody works on any
+/// more is not waited for.
+pub fn wait_until_recovered(
+    settings: &PostgresSettings,
+    data: &Path,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), SourceError> {
+    let mut last_seen = Instant::now();
+    loop {
+        let answer = Cluster::connect(settings).and_then(|cluster| {
+            let row = cluster.one("ask whether it recovers", "SELECT pg_is_in_recovery()")?;
+            Ok((cluster.value::<bool>(&row, 0)?, cluster.data_directory()?))
+        });
+        match answer {
+            Ok((false, directory)) => return is_meant(&directory, data),
+            Ok((true, _)) => last_seen = Instant::now(),
+            Err(error @ SourceError::Server { .. }) => match files::is_running(data)? {
+                Some(_) => last_seen = Instant::now(),
+                None if last_seen.elapsed() >= DOWN => return Err(error),
+                None => {}
+            },
+            Err(error) => return Err(error),
+        }
+        wait::pause(wait::INTERVAL, stop)?;
+    }
+}

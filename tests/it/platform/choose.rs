@@ -1,0 +1,117 @@
+//! Which backup set is meant.
+
+use std::collections::BTreeSet;
+
+use cairn::format::ObjectId;
+use cairn::format::set::{BackupSet, Consistency, Status};
+use cairn::orchestrate::platform::choose::{Choice, ChooseError, Flaw, Known, Point, Wish, choose};
+use cairn::repo::sets::SetInfo;
+use jiff::Timestamp;
+use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+
+const FLAWLESS: [bool; 3] = [false; 3];
+
+/// A set made at a second, with the flaws partial, online, unverified.
+fn known(number: u8, second: i64, flaws: [bool; 3]) -> Known {
+    let [partial, online, unverified] = flaws;
+    let time = Timestamp::from_second(second).unwrap();
+    let set = BackupSet {
+        profile: "p".to_owned(),
+        host: "h".to_owned(),
+        time,
+        ended: time,
+        consistency: if online { Consistency::Online } else { Consistency::OnePointInTime },
+        status: if partial { Status::Partial } else { Status::Complete },
+        components: Vec::new(),
+        steps: Vec::new(),
+        warnings: Vec::new(),
+        program: "test".to_owned(),
+    };
+    let id = ObjectId::of(&[number]);
+    Known { info: SetInfo { id, set }, proven: (!unverified).then_some(time) }
+}
+
+fn wish(point: Point, allow: &[Flaw]) -> Wish<'static> {
+    Wish { profile: "p", host: None, point, allow: allow.iter().copied().collect() }
+}
+
+fn at(second: i64) -> Point {
+    Point::At(Timestamp::from_second(second).unwrap())
+}
+
+fn second(choice: Result<Choice, ChooseError>) -> i64 {
+    choice.unwrap().info.set.time.as_second()
+}
+
+#[test]
+fn a_time_means_the_newest_whole_proven_set_at_or_before_it() {
+    let all = [
+        known(1, 10, FLAWLESS),
+        known(2, 20, [true, false, false]),
+        known(3, 30, [false, true, false]),
+        known(4, 40, [false, false, true]),
+        known(5, 50, FLAWLESS),
+    ];
+    let chosen = |point, allow: &[Flaw]| choose(&all, &wish(point, allow));
+    assert_eq!(second(chosen(at(50), &[])), 50);
+    assert_eq!(second(chosen(at(49), &[])), 10);
+    assert_eq!(second(chosen(at(49), &[Flaw::Unverified])), 40);
+    assert_eq!(second(chosen(at(39), &[Flaw::Online])), 30);
+    assert_eq!(second(chosen(at(29), &[Flaw::Partial])), 20);
+    let passed = chosen(at(49), &[]).unwrap().passed;
+    let why: Vec<_> = passed.iter().map(|one| (one.time.as_second(), one.flaws.clone())).collect();
+    assert_eq!(why, [(40, vec![Flaw::Unverified]), (30, vec![Flaw::Online]), (20, vec![Flaw::Partial])]);
+    let early = chosen(at(9), &[]).unwrap_err().to_string();
+    assert!(early.contains("at or before 1970-01-01T00:00:09Z; the oldest"), "{early}");
+}
+
+#[test]
+fn the_latest_need_not_be_proven_and_the_latest_verified_must() {
+    let all = [known(1, 10, FLAWLESS), known(2, 20, [false, false, true]), known(3, 30, [true, false, false])];
+    assert_eq!(second(choose(&all, &wish(Point::Latest, &[]))), 20);
+    assert_eq!(second(choose(&all, &wish(Point::LatestVerified, &[Flaw::Unverified]))), 10);
+    let id = ObjectId::of(&[3]).to_string();
+    let named = choose(&all, &wish(Point::Set(id[..10].to_owned()), &[])).unwrap();
+    assert_eq!((named.info.set.time.as_second(), named.flaws), (30, vec![Flaw::Partial]));
+    let flawed = choose(&all[2..], &wish(Point::Latest, &[])).unwrap_err().to_string();
+    assert!(flawed.contains("is partial; --allow"), "{flawed}");
+    assert!(matches!(choose(&all, &wish(Point::Set("00000000".to_owned()), &[])), Err(ChooseError::Prefix { .. })));
+}
+
+#[test]
+fn sets_of_other_profiles_and_machines_are_never_taken_for_ours() {
+    let mut all = vec![known(1, 10, FLAWLESS), known(2, 20, FLAWLESS), known(3, 30, FLAWLESS)];
+    all[1].info.set.host = "other".to_owned();
+    all[2].info.set.profile = "another".to_owned();
+    let hosts = choose(&all, &wish(Point::Latest, &[])).unwrap_err();
+    assert_eq!(hosts, ChooseError::Hosts { hosts: "h, other".to_owned() });
+    assert_eq!(second(choose(&all, &Wish { host: Some("h"), ..wish(Point::Latest, &[]) })), 10);
+    let none = choose(&all, &Wish { host: Some("third"), ..wish(Point::Latest, &[]) }).unwrap_err().to_string();
+    assert!(none.contains("profile p from third"), "{none}");
+    let id = ObjectId::of(&[3]).to_string();
+    assert!(matches!(choose(&all, &wish(Point::Set(id), &[])), Err(ChooseError::Profile { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn what_is_chosen_is_the_newest_that_is_tolerated(
+        sets in proptest::collection::vec((0i64..100, any::<[bool; 3]>()), 0..12),
+        time in 0i64..100,
+        allowed in any::<[bool; 3]>(),
+    ) {
+        let all: Vec<Known> = (0..).zip(&sets).map(|(number, (second, flaws))| known(number, *second, *flaws)).collect();
+        let allow: BTreeSet<Flaw> = Flaw::ALL.into_iter().zip(allowed).filter(|(_, is)| *is).map(|(flaw, _)| flaw).collect();
+        let fits = |(second, flaws): &&(i64, [bool; 3])| {
+            *second <= time && flaws.iter().zip(allowed).all(|(has, allowed)| !has || allowed)
+        };
+        let newest = sets.iter().filter(fits).map(|(second, _)| *second).max();
+        let choice = choose(&all, &Wish { allow: allow.clone(), ..wish(at(time), &[]) });
+        prop_assert_eq!(choice.as_ref().ok().map(|choice| choice.info.set.time.as_second()), newest);
+        if let Ok(choice) = choice {
+            prop_assert!(choice.passed.iter().all(|passed| passed.time >= choice.info.set.time));
+            prop_assert!(choice.passed.iter().all(|passed| passed.flaws.iter().any(|flaw| !allow.contains(flaw))));
+        }
+    }
+}
