@@ -14,7 +14,7 @@ use crate::cli::args::platform::PlatformCommand;
 #[command(name = "cairn", version, about, max_term_width = 110, disable_help_subcommand = true)]
 #[command(
     after_help = "SNAP is `latest`, the beginning of an id (4 digits or more; capital letters count as small ones), NAME (its newest snapshot), or NAME@TIME (its newest at or before TIME: \
-RFC 3339, a date, or a local date and time). A word that is both a NAME and the beginning of an id is refused.\n\nExit codes: 0 done; 1 failed; 2 usage; 3 done but some source data unread; \
+RFC 3339, a date, or a local date and time). A word that is both a NAME and the beginning of an id is refused.\n\nExit codes: 0 done; 1 failed; 2 usage; 3 done but some source data unread, or done and something found that is to be seen to; \
 10 no repository; 11 locked; 12 wrong password; 130 interrupted."
 )]
 pub struct Cli {

@@ -18,7 +18,7 @@ pub enum Exit {
     Failed = 1,
     /// Called wrongly.
     Usage = 2,
-    /// Done, but some source data could not be read.
+    /// Done, but some source data could not be read; or something was found that somebody has to see to.
     Unread = 3,
     /// There is no repository.
     NoRepository = 10,

@@ -12,11 +12,13 @@
 //! * [`executor`]: what each part of a run is given; [`rest`] brings the platform to rest, [`services`] stops and starts
 //!   units, [`capture`] has one file a component, [`store`] makes snapshots of what they read, [`undo`] undoes.
 //! * [`choose`]: which backup set is meant; [`restore`]: a set back onto the platform, each component compared.
+//! * [`after`]: what is left to do after a restore: indices, migrations, packages that were not ingested.
 //! * [`requeue`]: elements that a set holds back into the queues.
 //! * [`metrics`]: a text file for a monitoring system.
 //!
 //! Invariant: whatever ends a run, what it stopped is started again, by itself or by `resume`.
 
+pub mod after;
 pub mod answering;
 pub mod backup;
 pub mod capture;

@@ -6,6 +6,8 @@
 //! before its end, the whole group is killed and the program reaped, so nothing goes on working for a backup that was
 //! given up.
 
+mod detached;
+mod follow;
 mod spec;
 
 use std::ffi::OsString;
@@ -21,6 +23,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::progress::Monitor;
 use crate::source::{SourceError, wait};
+pub use detached::{Detached, leave_session};
 pub use spec::{Account, CommandSpec, Finished};
 
 /// How much of the end of standard error is kept.

@@ -5,6 +5,7 @@
 //!
 //! | to | is |
 //! |---|---|
+//! | ask what somebody else has written | [`Cluster::table`]: one statement, which can change nothing |
 //! | name a cluster | [`PostgresSettings`], which a profile embeds |
 //! | ask a running server | [`Cluster`]: version, activity, coordinates, databases, tablespaces, data directory |
 //! | know whether the programs are there and fit the server | [`tools()`] |
@@ -29,6 +30,7 @@ mod files;
 mod new;
 mod restore;
 mod settings;
+mod table;
 mod tools;
 
 pub use base::{BaseBackup, BaseEnd, complete_base};
@@ -40,4 +42,5 @@ pub use files::{Control, Layout, at_rest, control, data_layout, is_running};
 pub use new::{copy_cluster, new_cluster, wait_until_recovered};
 pub use restore::{contents, restore_dump};
 pub use settings::{Method, PostgresSettings};
+pub use table::Table;
 pub use tools::{Tool, tools};

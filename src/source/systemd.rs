@@ -2,12 +2,14 @@
 //!
 //! * [`mod@unit`]: what a unit is and does now.
 //! * [`change`]: stopping and starting, until the unit really is there.
+//! * `transient`: a program as a unit of its own.
 //!
 //! Invariant: that `systemctl` went well is never taken for the state: the state is asked for, and asked again, until it
 //! is the one that was wanted or never will be. Units that are missing, masked, failed, or for ever about to start are
 //! told apart. What was running before is for the caller to remember; nothing here starts what it was not told to.
 
 pub mod change;
+mod transient;
 pub mod unit;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,6 @@
 //! The program as its users meet it.
 
+mod after;
 mod browse;
 mod bytes;
 mod damage;

@@ -34,6 +34,7 @@ const ONLY_IN: [(&str, &[&str]); 13] = [
             "cli",
             "repo/cache.rs",
             "orchestrate/restore/stream.rs",
+            "orchestrate/platform/after/record.rs",
             "orchestrate/platform/files.rs",
             "orchestrate/platform/state.rs",
         ],

@@ -25,6 +25,12 @@ pub enum PlatformCommand {
     Start(StateArgs),
     /// Put a backup set back: each component beside what it replaces, then in its place, and compared
     Restore(RestoreArgs),
+    /// After a restore: fill the indices of Elasticsearch from PostgreSQL, with the platform stopped
+    Reindex(ReindexArgs),
+    /// After a restore: bring the indices to the present version, in the background; the end of this session is no harm
+    Migrate(MigrateArgs),
+    /// After a restore: list the packages that were not ingested; exit status 3 if there are any
+    FailedPackages(FailedPackagesArgs),
     /// Print a profile as TOML: what a file changed, merged, with every default
     Profile(ProfileArgs),
     /// Push back into Redis what a backup set holds of the queues
@@ -189,6 +195,45 @@ pub struct RestoreArgs {
     /// Wait so many seconds for another run on this machine to end
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct ReindexArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// Only these indices, as the profile writes them, separated by commas
+    #[arg(long, value_name = "INDEX", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// Start nothing: show what the migration says that runs, until it ends, or what the last one said
+    #[arg(long, conflicts_with = "status")]
+    pub watch: bool,
+    /// Start nothing: say whether one runs, or how the last one ended
+    #[arg(long)]
+    pub status: bool,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Do the work: what this command starts in the background
+    #[arg(long, value_name = "ID", hide = true, conflicts_with_all = ["watch", "status"])]
+    pub worker: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct FailedPackagesArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    /// As CSV, with a line of names first
+    #[arg(long)]
+    pub csv: bool,
 }
 
 #[derive(Args, Debug)]

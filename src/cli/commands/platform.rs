@@ -1,5 +1,6 @@
 //! `cairn platform`: one file a command.
 
+mod after;
 mod backup;
 mod page;
 mod plan;
@@ -37,6 +38,9 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
         PlatformCommand::Profile(args) => profile::run(args, context),
         PlatformCommand::Requeue(args) => requeue::run(global, args, context),
         PlatformCommand::Restore(args) => restore::run(global, args, context),
+        PlatformCommand::Reindex(args) => after::reindex(args, context),
+        PlatformCommand::Migrate(args) => after::migrate(args, context),
+        PlatformCommand::FailedPackages(args) => after::failed_packages(args, context),
         PlatformCommand::Sets(args) => sets::run(global, args, context),
     }
 }

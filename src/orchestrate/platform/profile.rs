@@ -225,6 +225,8 @@ pub struct AfterRestore {
     pub upgrade: Argv,
     /// Names the packages that were not ingested: rows of id and status, in PostgreSQL.
     pub failed_packages: String,
+    /// The database in which that is asked.
+    pub database: Word,
     /// How long one of the programs may take.
     pub timeout_seconds: Seconds,
 }
@@ -238,6 +240,7 @@ impl Default for AfterRestore {
             indices: Vec::new(),
             upgrade: Argv::default(),
             failed_packages: String::new(),
+            database: Word("platform".to_owned()),
             timeout_seconds: Seconds::new(24 * 3600),
         }
     }

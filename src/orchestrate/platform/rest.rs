@@ -344,14 +344,18 @@ fn ran(
     Ok((now, ended))
 }
 
-/// The processes and units of the platform that run.
 fn runs(executor: &Executor<'_>) -> Result<Vec<String>, OrchestrateError> {
-    let (rules, stop) = (Rules::new(&executor.profile.processes.rules)?, executor.stop());
-    let systemd = Systemd::new(&executor.profile.systemd);
+    at_work(executor.profile, &executor.stop())
+}
+
+/// The processes and units of the platform that run.
+pub fn at_work(profile: &Profile, stop: &dyn Fn() -> bool) -> Result<Vec<String>, OrchestrateError> {
+    let rules = Rules::new(&profile.processes.rules)?;
+    let systemd = Systemd::new(&profile.systemd);
     let mut found: Vec<String> = rules.find()?.iter().map(|(process, _)| process.shown()).collect();
-    for pattern in patterns(executor.profile) {
-        for unit in running(executor.profile, pattern, &stop)? {
-            found.push(systemd.state(&unit, &stop)?.shown());
+    for pattern in patterns(profile) {
+        for unit in running(profile, pattern, stop)? {
+            found.push(systemd.state(&unit, stop)?.shown());
         }
     }
     Ok(found)

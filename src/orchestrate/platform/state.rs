@@ -80,7 +80,17 @@ impl StateDir {
 
     /// Takes the lock, waiting at most so long for another run.
     pub fn lock(&self, patience: Duration, stop: &dyn Fn() -> bool) -> Result<Lock, OrchestrateError> {
-        let path = self.path.join("lock");
+        self.lock_file("lock", patience, stop)
+    }
+
+    /// Takes a lock of its own name in this directory.
+    pub(super) fn lock_file(
+        &self,
+        name: &str,
+        patience: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Lock, OrchestrateError> {
+        let path = self.path.join(name);
         let failed = |source| self.failed("lock", &path, source);
         let options = || File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = options().map_err(failed)?;
@@ -102,6 +112,26 @@ impl StateDir {
         };
         say().map_err(failed)?;
         Ok(Lock { _file: file })
+    }
+
+    /// Whether somebody holds the lock of this name just now. Looking takes it for a moment, together with others who
+    /// look, so whoever takes it for good has to be patient for a moment, too.
+    pub(super) fn is_locked(&self, name: &str) -> Result<bool, OrchestrateError> {
+        let path = self.path.join(name);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(|source| self.failed("open", &path, source))?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(self.failed("look at the lock", &path, error.into())),
+        }
+    }
+
+    /// A file of this directory.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     fn busy(&self, file: &mut File) -> OrchestrateError {
@@ -164,7 +194,7 @@ impl StateDir {
         self.failed("write", &self.journal(), source)
     }
 
-    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
+    pub(super) fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> OrchestrateError {
         OrchestrateError::State { action, path: escape_path(path), source }
     }
 }

@@ -207,6 +207,11 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// How it ended, for people: `exit status 1`, `signal 9`.
+    pub fn ended(&self) -> String {
+        told(self.status)
+    }
+
     /// Its output, if it ended with status 0.
     pub fn output(self) -> Result<Vec<u8>, SourceError> {
         if self.status.success() {

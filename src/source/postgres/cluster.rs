@@ -238,6 +238,10 @@ impl Cluster {
         Ok(self.text(&row, 0)?.into())
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(super) fn settings(&self) -> &PostgresSettings {
         &self.settings
     }
@@ -298,7 +302,7 @@ impl Cluster {
     }
 
     /// Drives the connection until a future is ready.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &self,
         action: &str,
         limit: Option<Duration>,

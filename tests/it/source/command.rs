@@ -198,3 +198,27 @@ fn a_limit_beyond_the_end_of_the_clock_was_a_panic() {
     let finished = CommandSpec::new(["printf", "done"]).run(10, Duration::MAX, &|| false).unwrap();
     assert_eq!(finished.output().unwrap(), b"done");
 }
+
+#[test]
+fn a_program_is_followed_line_by_line_to_its_end() {
+    let never = || false;
+    let mut lines = Vec::new();
+    let long = "x".repeat(5000);
+    let script =
+        format!("echo one; echo two >&2; echo {long}; exec 1>&-; sleep 0.3; echo three >&2; printf four >&2; exit 4");
+    let spec = CommandSpec::new(shell(&script));
+    let finished = spec.follow(Duration::from_secs(60), &never, &mut |line| lines.push(line.to_owned())).unwrap();
+    assert_eq!(finished.ended(), "exit status 4");
+    assert!(finished.stderr.ends_with("three\nfour"), "{}", finished.stderr);
+    let short: Vec<&str> = lines.iter().map(String::as_str).filter(|line| line.len() < 100).collect();
+    assert!(["one", "two", "three", "four"].iter().all(|line| short.contains(line)), "{short:?}");
+    // A line without an end comes in pieces, and nothing of it is lost.
+    assert_eq!(lines.iter().map(|line| line.matches('x').count()).sum::<usize>(), 5000);
+
+    let spec = CommandSpec::new(shell("yes & exec sleep 1000"));
+    let error = spec.follow(Duration::from_millis(300), &never, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, SourceError::Timeout { .. }), "{error}");
+    let flag = AtomicBool::new(false);
+    let error = spec.follow(Duration::from_secs(600), &|| flag.swap(true, Ordering::Relaxed), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, SourceError::Interrupted), "{error}");
+}

@@ -2,6 +2,7 @@
 //! as it found it, so that several share one.
 
 mod absent;
+mod after;
 mod back;
 mod cuts;
 mod failures;
@@ -358,6 +359,21 @@ fn each_component_that_was_captured_comes_back_equal() {
         kills::power_is_lost_and_resume_waits_for_the_servers(&mut platform);
     }
     run(&platform, &scenarios);
+}
+
+/// What is left to do after a restore.
+#[test]
+fn indices_are_filled_and_migrated_and_packages_are_found() {
+    let scenarios = scenarios![
+        after::indices_are_filled_from_postgresql_while_the_platform_is_stopped,
+        after::a_migration_survives_the_death_of_its_starter,
+        after::packages_that_were_not_ingested_are_listed,
+    ];
+    if scenarios.iter().any(|one| wanted(one.0))
+        && let Some(platform) = Platform::boot()
+    {
+        run(&platform, &scenarios);
+    }
 }
 
 /// Whether a scenario is to be shown: all are, unless `CAIRN_TEST_SCENARIOS` has parts of some names, separated by commas.

@@ -234,7 +234,8 @@ pub fn after_restore(profile: &Profile) -> Vec<PlannedStep> {
     }
     if !after.failed_packages.is_empty() {
         let text = after.failed_packages.clone();
-        step("failed-packages", "list packages that were not ingested", false, vec![Use::Query { text }]);
+        let uses = vec![Use::note(format!("in the database {}", after.database)), Use::Query { text }];
+        step("failed-packages", "list packages that were not ingested", false, uses);
     }
     steps
 }
