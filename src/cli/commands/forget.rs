@@ -45,6 +45,15 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
     if let Some(damaged) = all.damaged.first() {
         return give_up(&repository, &all.damaged, damaged, &sets, &args, context);
     }
+    if let Some(proof) = all.damaged_proofs.iter().find(|proof| !proof.is_broken())
+        && !args.unsafe_allow_remove_all
+    {
+        // One that is broken for good proves nothing any more; this one may prove what is about to go.
+        let (id, message) = (proof.id, proof.message());
+        let why =
+            format!("proof {id} cannot be read, so which snapshot is the newest verified one is not known: {message}");
+        return Err(RepoError::Refused { why }.into());
+    }
     let decided = if args.snap.is_empty() {
         by_policy(&all.found, &sets, args.name.as_deref(), &policy)?
     } else {

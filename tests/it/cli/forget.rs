@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::browse::{objects, publish_at, words};
 use super::{Place, text};
+use crate::support::machine::has_program_or_skip;
 
 /// Among them the ends of years, months and weeks, and times that are of another day two hours to the east.
 const TIMES: [&str; 13] = [
@@ -95,4 +96,34 @@ fn the_newest_verified_snapshot_stays_also_when_newer_ones_are_not_verified() {
     place.ok(&["forget", "--keep-last", "1"]);
     assert_eq!(words(&objects(&place, "snapshot", &["snapshots"]), "id"), [ids[2].as_str(), &ids[4]]);
     assert_eq!(text(&place.ok(&["cat", &ids[2]]).stdout), TIMES[10]);
+}
+
+#[test]
+fn the_newest_verified_went_while_its_proof_could_not_be_read() {
+    if !has_program_or_skip("strace") {
+        return;
+    }
+    let (place, ids) = published(&[TIMES[0], TIMES[1], TIMES[2]].map(str::to_owned));
+    place.ok(&["verify", &ids[0]]);
+    let proofs = place.path().join("repo/proofs");
+    let proof = std::fs::read_dir(proofs).unwrap().next().unwrap().unwrap().path();
+    let forget = |failing: bool, more: &[&str]| {
+        let program = place.command();
+        let mut command = std::process::Command::new("strace");
+        command.args(["-f", "-qq", "--trace=read,pread64", "-o", "/dev/null"]);
+        if failing {
+            command.args(["-e", "inject=read,pread64:error=EIO", "-P"]).arg(&proof);
+        }
+        command.arg(program.get_program()).args(program.get_args());
+        command.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.args(["forget", "--keep-last", "1"]).args(more).output().unwrap()
+    };
+    let refused = forget(true, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("newest verified one is not known"), "{}", text(&refused.stderr));
+    assert_eq!(words(&objects(&place, "snapshot", &["snapshots"]), "id").len(), 3);
+    let done = forget(false, &[]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let left = words(&objects(&place, "snapshot", &["snapshots"]), "id");
+    assert_eq!(left, [ids[0].clone(), ids[2].clone()]);
 }

@@ -12,8 +12,10 @@ use crate::support::machine::has_program_or_skip;
 const MIB: u64 = 1 << 20;
 /// What the README promises.
 const LIMIT: u64 = 200 * MIB;
-/// How much of a difference is chance: threads, and how an allocator keeps what was freed.
-const CHANCE: u64 = 24 * MIB;
+/// How much of a difference is chance: threads, and how an allocator keeps what was freed. A large stream is 300 MiB
+/// longer than a small one, so memory that grew with it would be far beyond; a large tree has 15,000 files more.
+const CHANCE_OF_A_STREAM: u64 = 64 * MIB;
+const CHANCE_OF_A_TREE: u64 = 24 * MIB;
 
 /// Runs a program on two processors, whatever the machine has, since there are as many workers as processors; and writes
 /// its peak into a file. The standard library has no wait4.
@@ -71,13 +73,15 @@ fn write_dump(output: &mut dyn Write, bytes: u64, day: u64) {
     }
 }
 
+const OPERATIONS: [&str; 4] = ["first backup", "next backup", "restore", "check"];
+
 /// Fails unless each took less than the limit, and the large ones hardly more than the small ones.
-fn assert_bounded(of: &str, operations: &[&str], small: &[u64], large: &[u64]) {
+fn assert_bounded(of: &str, small: &[u64], large: &[u64], chance: u64) {
     let mebibytes = |bytes: &[u64]| bytes.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>();
-    let figures = format!("{operations:?} of {of}: {:?} and {:?} MiB", mebibytes(small), mebibytes(large));
+    let figures = format!("{OPERATIONS:?} of {of}: {:?} and {:?} MiB", mebibytes(small), mebibytes(large));
     println!("{figures}");
     for (small, large) in small.iter().zip(large) {
-        assert!(*small < LIMIT && *large < LIMIT && *large < small + CHANCE, "{figures}");
+        assert!(*small < LIMIT && *large < LIMIT && *large < small + chance, "{figures}");
     }
 }
 
@@ -97,7 +101,7 @@ fn memory_does_not_grow_with_a_stream() {
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
     });
-    assert_bounded("a stream", &["first backup", "next backup", "restore", "check"], &small, &large);
+    assert_bounded("a stream", &small, &large, CHANCE_OF_A_STREAM);
 }
 
 fn make_tree(root: &Path, files: usize) {
@@ -129,5 +133,5 @@ fn memory_does_not_grow_with_a_tree() {
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
     });
-    assert_bounded("a tree", &["first backup", "next backup", "restore", "check"], &small, &large);
+    assert_bounded("a tree", &small, &large, CHANCE_OF_A_TREE);
 }
