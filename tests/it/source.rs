@@ -3,6 +3,7 @@
 mod command;
 mod elasticsearch;
 mod elasticsearch_http;
+mod keep;
 mod neo4j;
 mod patterns;
 mod process;
