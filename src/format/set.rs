@@ -206,6 +206,14 @@ pub struct PostgresFacts {
     pub databases: Vec<DatabaseFacts>,
 }
 
+impl PostgresFacts {
+    /// How many tables there are, and how many rows in all of them.
+    pub fn totals(&self) -> (usize, u64) {
+        let tables = self.databases.iter().flat_map(|database| &database.tables);
+        (tables.clone().count(), total(tables.map(|table| table.rows)))
+    }
+}
+
 /// A database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseFacts {

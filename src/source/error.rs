@@ -147,6 +147,12 @@ impl SourceError {
         SourceError::Unreadable { action, path: escape_path(path), source }
     }
 
+    /// The same, for `map_err`.
+    pub(super) fn when(action: &'static str, path: &std::path::Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| SourceError::at(action, &path, source)
+    }
+
     /// The error for a file, by what the system said.
     pub(super) fn system(action: &'static str, path: &[u8], error: Errno) -> Self {
         let path = shown(path);

@@ -37,7 +37,7 @@ fn program(after: &AfterRestore, argv: &Argv) -> Result<CommandSpec, Orchestrate
 /// Fails if a run was cut off: what it has left may be in the way. A platform that was stopped on purpose is not.
 fn nothing_cut_off(state: &StateDir) -> Result<(), OrchestrateError> {
     match Found::read(state)? {
-        Some(found) if !found.at_rest && (!found.due.is_empty() || found.damaged > 0) => {
+        Some(found) if found.is_cut_off() => {
             Err(OrchestrateError::Unfinished { journal: escape_path(&state.journal()) })
         }
         _ => Ok(()),

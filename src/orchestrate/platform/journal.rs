@@ -178,7 +178,7 @@ impl Journal {
             if found.at_rest {
                 return Err(OrchestrateError::AtRest { journal });
             }
-            if !found.due.is_empty() || found.damaged > 0 {
+            if found.is_cut_off() {
                 return Err(OrchestrateError::Unfinished { journal });
             }
             state.retire_journal()?;
@@ -243,6 +243,11 @@ impl Found {
         found.due.retain(|due| !undone.contains(&due.step));
         found.due.reverse();
         found
+    }
+
+    /// Whether something is left to undo, or nobody knows what is, and not because it was stopped on purpose.
+    pub fn is_cut_off(&self) -> bool {
+        !self.at_rest && (!self.due.is_empty() || self.damaged > 0)
     }
 
     /// Goes on writing the journal that was found.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::format::set::BackupSet;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::profile::{Component, Profile};
+use crate::orchestrate::platform::restore::plan::snapshot;
 use crate::orchestrate::platform::store::Role;
 use crate::repo::Repository;
 use crate::source::redis::Client;
@@ -23,8 +24,7 @@ pub fn requeue(
     let parts = redis.into_iter().flat_map(|component| &component.parts);
     let none = || OrchestrateError::Unfit(format!("the set has no part `{}` of redis: see its report", role.name()));
     let part = parts.into_iter().find(|part| part.role == role.name()).ok_or_else(none)?;
-    let gone = || OrchestrateError::Unfit(format!("snapshot {} of the set cannot be read", part.snapshot.short()));
     let snapshots = repository.readable_snapshots()?;
-    let info = snapshots.found.iter().find(|info| info.id == part.snapshot).ok_or_else(gone)?;
+    let info = snapshot(&snapshots.found, &part.snapshot)?;
     Ok(Client::connect(&profile.redis)?.push_back(repository.stream(&info.snapshot.content)?)?)
 }

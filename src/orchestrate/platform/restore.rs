@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use crate::format::ObjectId;
 use crate::format::codec::escape_path;
-use crate::format::set::{Part, StepRecord};
+use crate::format::set::StepRecord;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::backup::header;
 use crate::orchestrate::platform::executor::{Executor, Notes};
@@ -36,7 +36,6 @@ use crate::orchestrate::platform::restore::plan::{Intent, RestorePlan, Work};
 use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::{Census, start_units};
 use crate::orchestrate::platform::state::StateDir;
-use crate::orchestrate::platform::store::Role;
 use crate::orchestrate::platform::undo::undo;
 use crate::progress::Monitor;
 use crate::repo::{Repository, SnapshotInfo, chain};
@@ -145,13 +144,7 @@ pub struct Scene<'a> {
 impl Scene<'_> {
     /// A snapshot of the set.
     pub fn snapshot(&self, id: &ObjectId) -> Result<&SnapshotInfo, OrchestrateError> {
-        let gone = || OrchestrateError::Unfit(format!("snapshot {} of the set cannot be read", id.short()));
-        self.order.plan.snapshots.iter().find(|info| info.id == *id).ok_or_else(gone)
-    }
-
-    /// A part of a component.
-    pub fn part<'p>(&self, parts: &'p [Part], role: Role) -> Result<&'p Part, OrchestrateError> {
-        plan::part(parts, role)
+        plan::snapshot(&self.order.plan.snapshots, id)
     }
 }
 

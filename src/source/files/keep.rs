@@ -53,7 +53,7 @@ impl Kept {
     /// Keeps what will be written over, and writes down what is new. Paths are relative to the root.
     pub fn keep(&self, replaced: &[PathBuf], new: &[PathBuf], stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
         let files = self.files();
-        DirBuilder::new().recursive(true).mode(0o700).create(&files).map_err(at("make", &files))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&files).map_err(SourceError::when("make", &files))?;
         for paths in replaced.chunks(AT_ONCE) {
             let mut spec = CommandSpec::new(["cp", "--archive", "--parents", "--"]).directory(&self.root);
             for path in paths {
@@ -73,7 +73,7 @@ impl Kept {
             rustix::fs::syncfs(&file)?;
             Ok(())
         };
-        write().map_err(at("write", &list))
+        write().map_err(SourceError::when("write", &list))
     }
 
     /// Puts back what was kept, and removes what was new; then what was kept is not needed any more. Whether there was
@@ -82,10 +82,10 @@ impl Kept {
         let (files, list) = (self.files(), self.list());
         let mut bytes = Vec::new();
         match File::open(&list) {
-            Ok(file) => file.take(MAX_LIST).read_to_end(&mut bytes).map_err(at("read", &list))?,
+            Ok(file) => file.take(MAX_LIST).read_to_end(&mut bytes).map_err(SourceError::when("read", &list))?,
             // It is written last before the first file is changed.
             Err(error) if error.kind() == ErrorKind::NotFound => return self.discard().map(|()| false),
-            Err(error) => return Err(at("open", &list)(error)),
+            Err(error) => return Err(SourceError::when("open", &list)(error)),
         };
         let spec = CommandSpec::new(["cp", "--archive", "--remove-destination", "--no-target-directory", "--"]);
         spec.arg(&files).arg(&self.root).run(MAX_OUTPUT, LIMIT, stop)?.output()?;
@@ -94,7 +94,7 @@ impl Kept {
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(at("remove", &path)(error)),
+                Err(error) => return Err(SourceError::when("remove", &path)(error)),
             }
         }
         self.discard()?;
@@ -104,13 +104,10 @@ impl Kept {
     /// Removes what was kept.
     pub fn discard(&self) -> Result<(), SourceError> {
         match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(at("remove", &self.directory)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(SourceError::when("remove", &self.directory)(error))
+            }
             _ => Ok(()),
         }
     }
-}
-
-fn at(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> SourceError + use<> {
-    let path = path.to_owned();
-    move |source| SourceError::at(action, &path, source)
 }

@@ -6,7 +6,7 @@
 //! operator has put in its place since. Each step can be done twice, so a swap that was cut off at any point is undone.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -55,12 +55,12 @@ impl Swap {
     /// Makes the directory that the place is in, where it is missing.
     pub fn prepare(&self) -> Result<(), SourceError> {
         let parent = self.place.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).map_err(at("make", parent))
+        fs::create_dir_all(parent).map_err(SourceError::when("make", parent))
     }
 
     /// To be called when the replacement is there as a whole: from now on it is known again wherever it is.
     pub fn made(mut self) -> Result<Self, SourceError> {
-        let found = fs::symlink_metadata(&self.staged).map_err(at("look at", &self.staged))?;
+        let found = fs::symlink_metadata(&self.staged).map_err(SourceError::when("look at", &self.staged))?;
         self.made = Some(identity(&found));
         Ok(self)
     }
@@ -83,7 +83,7 @@ impl Swap {
         let Some(name) = self.place.file_name() else { return Ok(()) };
         let lifted = self.lifted();
         moved(&self.staged.join(name), &lifted)?;
-        fs::remove_dir(&self.staged).map_err(at("remove", &self.staged))?;
+        fs::remove_dir(&self.staged).map_err(SourceError::when("remove", &self.staged))?;
         moved(&lifted, &self.staged)
     }
 
@@ -163,21 +163,22 @@ pub fn is_ours(name: &str) -> bool {
 /// Bytes that are free for us on the file system where a path is, or would be.
 pub fn available_bytes(path: &Path) -> Result<u64, SourceError> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let space = rustix::fs::statvfs(there).map_err(|error| at("ask for the free space of", there)(error.into()))?;
+    let space = rustix::fs::statvfs(there)
+        .map_err(|error| SourceError::when("ask for the free space of", there)(error.into()))?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// A path without symbolic links in what exists of it.
 pub fn real(path: &Path) -> Result<PathBuf, SourceError> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let found = fs::canonicalize(there).map_err(at("find", there))?;
+    let found = fs::canonicalize(there).map_err(SourceError::when("find", there))?;
     Ok(found.join(path.strip_prefix(there).unwrap_or(Path::new(""))))
 }
 
 /// The device of the file system where a path is, or would be.
 pub fn device(path: &Path) -> Result<u64, SourceError> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    Ok(fs::metadata(there).map_err(at("look at", there))?.dev())
+    Ok(fs::metadata(there).map_err(SourceError::when("look at", there))?.dev())
 }
 
 fn identity(found: &Metadata) -> (u64, u64) {
@@ -188,16 +189,16 @@ fn look(path: &Path) -> Result<Option<Metadata>, SourceError> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(at("look at", path)(error)),
+        Err(error) => Err(SourceError::when("look at", path)(error)),
     }
 }
 
 /// Renames, never over something, and durably.
 fn moved(from: &Path, to: &Path) -> Result<(), SourceError> {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
-        .map_err(|error| at("move to its place", from)(error.into()))?;
+        .map_err(|error| SourceError::when("move to its place", from)(error.into()))?;
     let parent = to.parent().unwrap_or(Path::new("/"));
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(at("flush", parent))
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(SourceError::when("flush", parent))
 }
 
 /// Removes a tree whose name says that it is ours to remove.
@@ -206,12 +207,7 @@ fn removed(path: &Path, sign: &str) -> Result<(), SourceError> {
     let Some(found) = look(path)?.filter(|_| ours) else { return Ok(()) };
     let result = if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(at("remove", path)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(SourceError::when("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> SourceError + use<> {
-    let path = path.to_owned();
-    move |source| SourceError::at(action, &path, source)
 }

@@ -115,8 +115,8 @@ impl BaseBackup {
         let mut roots = vec![self.layout.data.clone()];
         let prefix = format!("PG_{}_", self.major);
         for tablespace in &self.layout.tablespaces {
-            for entry in fs::read_dir(tablespace).map_err(files::failed("list", tablespace))? {
-                let path = entry.map_err(files::failed("list", tablespace))?.path();
+            for entry in fs::read_dir(tablespace).map_err(SourceError::when("list", tablespace))? {
+                let path = entry.map_err(SourceError::when("list", tablespace))?.path();
                 if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
                     roots.push(path);
                 }
@@ -199,20 +199,20 @@ pub fn complete_base(
     for (name, content) in files {
         written(&data.join(name), content, &account)?;
     }
-    let directory = File::open(data).map_err(files::failed("open", data))?;
-    directory.sync_all().map_err(files::failed("flush", data))
+    let directory = File::open(data).map_err(SourceError::when("open", data))?;
+    directory.sync_all().map_err(SourceError::when("flush", data))
 }
 
 fn written(path: &Path, content: &[u8], account: &Account) -> Result<(), SourceError> {
     let mut options = OpenOptions::new();
     // Never through a link, nor over another backup's: whoever wants that removes it first.
     let mut file =
-        options.write(true).create_new(true).mode(0o600).open(path).map_err(files::failed("create", path))?;
-    file.write_all(content).map_err(files::failed("write", path))?;
+        options.write(true).create_new(true).mode(0o600).open(path).map_err(SourceError::when("create", path))?;
+    file.write_all(content).map_err(SourceError::when("write", path))?;
     if !account.is_ours() {
-        fchown(&file, Some(account.uid), Some(account.gid)).map_err(files::failed("give its owner to", path))?;
+        fchown(&file, Some(account.uid), Some(account.gid)).map_err(SourceError::when("give its owner to", path))?;
     }
-    file.sync_all().map_err(files::failed("flush", path))
+    file.sync_all().map_err(SourceError::when("flush", path))
 }
 
 /// Waits until each segment is there as a whole.

@@ -65,15 +65,15 @@ pub fn data_layout(settings: &PostgresSettings) -> Result<Layout, SourceError> {
 
 /// What belongs to a data directory.
 pub(super) fn layout_of(data: &Path) -> Result<Layout, SourceError> {
-    let data = fs::canonicalize(data).map_err(failed("find", data))?;
+    let data = fs::canonicalize(data).map_err(SourceError::when("find", data))?;
     let version = small(&data.join("PG_VERSION"))?.trim().to_owned();
     let mut tablespaces = Vec::new();
     let links = data.join("pg_tblspc");
-    for entry in fs::read_dir(&links).map_err(failed("list", &links))? {
-        let path = entry.map_err(failed("list", &links))?.path();
+    for entry in fs::read_dir(&links).map_err(SourceError::when("list", &links))? {
+        let path = entry.map_err(SourceError::when("list", &links))?.path();
         // A plain directory is a tablespace within the data directory.
-        if path.symlink_metadata().map_err(failed("look at", &path))?.is_symlink() {
-            tablespaces.push(fs::canonicalize(&path).map_err(failed("follow", &path))?);
+        if path.symlink_metadata().map_err(SourceError::when("look at", &path))?.is_symlink() {
+            tablespaces.push(fs::canonicalize(&path).map_err(SourceError::when("follow", &path))?);
         }
         if tablespaces.len() > MAX_TABLESPACES {
             return Err(unfit(&data, format!("it has more than {MAX_TABLESPACES} tablespaces")));
@@ -81,14 +81,14 @@ pub(super) fn layout_of(data: &Path) -> Result<Layout, SourceError> {
     }
     tablespaces.sort();
     let wal = data.join("pg_wal");
-    let is_link = wal.symlink_metadata().map_err(failed("look at", &wal))?.is_symlink();
-    let wal = is_link.then(|| fs::canonicalize(&wal).map_err(failed("follow", &wal))).transpose()?;
+    let is_link = wal.symlink_metadata().map_err(SourceError::when("look at", &wal))?.is_symlink();
+    let wal = is_link.then(|| fs::canonicalize(&wal).map_err(SourceError::when("follow", &wal))).transpose()?;
     Ok(Layout { data, version, tablespaces, wal })
 }
 
 /// The process that works on a data directory, if there is one.
 pub fn is_running(data: &Path) -> Result<Option<u32>, SourceError> {
-    let data = fs::canonicalize(data).map_err(failed("find", data))?;
+    let data = fs::canonicalize(data).map_err(SourceError::when("find", data))?;
     let file = data.join("postmaster.pid");
     let recorded = match file.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -104,7 +104,7 @@ pub fn is_running(data: &Path) -> Result<Option<u32>, SourceError> {
         return Ok(Some(pid));
     }
     let processes = Path::new("/proc");
-    for entry in fs::read_dir(processes).map_err(failed("list", processes))?.flatten() {
+    for entry in fs::read_dir(processes).map_err(SourceError::when("list", processes))?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         if matches!(name.trim(), "postgres" | "postmaster") && works_in(pid, &data) {
@@ -163,14 +163,9 @@ pub fn at_rest(settings: &PostgresSettings, layout: &Layout, stop: &dyn Fn() -> 
 
 fn small(path: &Path) -> Result<String, SourceError> {
     let mut text = String::new();
-    let file = File::open(path).map_err(failed("open", path))?;
-    file.take(SMALL).read_to_string(&mut text).map_err(failed("read", path))?;
+    let file = File::open(path).map_err(SourceError::when("open", path))?;
+    file.take(SMALL).read_to_string(&mut text).map_err(SourceError::when("read", path))?;
     Ok(text)
-}
-
-pub(super) fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> SourceError + use<> {
-    let path = path.to_owned();
-    move |source| SourceError::at(action, &path, source)
 }
 
 pub(super) fn unfit(path: &Path, what: String) -> SourceError {

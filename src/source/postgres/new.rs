@@ -41,11 +41,11 @@ pub fn new_cluster(
 ) -> Result<(), SourceError> {
     let account = settings.account()?;
     // The directory above it is most probably root's, so the account could not make it.
-    std::fs::DirBuilder::new().mode(0o700).create(to).map_err(files::failed("make", to))?;
+    std::fs::DirBuilder::new().mode(0o700).create(to).map_err(SourceError::when("make", to))?;
     if !account.is_ours() {
         let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
         chownat(CWD, to, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| files::failed("give its owner to", to)(error.into()))?;
+            .map_err(|error| SourceError::when("give its owner to", to)(error.into()))?;
     }
     let spec = settings.program("initdb")?.arg("--pgdata").arg(to).arg("--username").arg(&settings.user);
     let spec = spec.arg("--auth-local=peer").arg("--auth-host=scram-sha-256").arg("--encoding=UTF8").arg("--no-locale");
@@ -54,16 +54,16 @@ pub fn new_cluster(
         let Some(from) = old.map(|old| old.join(name)).filter(|from| from.exists()) else { continue };
         let place = to.join(name);
         if place.is_file() {
-            std::fs::remove_file(&place).map_err(files::failed("replace", &place))?;
+            std::fs::remove_file(&place).map_err(SourceError::when("replace", &place))?;
         }
         copy(&from, &place, stop)?;
     }
     chmodat(CWD, to, Mode::from_raw_mode(0o700), rustix::fs::AtFlags::empty())
-        .map_err(|error| files::failed("set the mode of", to)(error.into()))
+        .map_err(|error| SourceError::when("set the mode of", to)(error.into()))
 }
 
 fn is_meant(works_in: &Path, data: &Path) -> Result<(), SourceError> {
-    let real = |path: &Path| std::fs::canonicalize(path).map_err(files::failed("find", path));
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(SourceError::when("find", path));
     if real(works_in)? == real(data)? {
         return Ok(());
     }

@@ -55,8 +55,7 @@ fn dump(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateErr
 }
 
 fn seen(facts: &PostgresFacts) -> String {
-    let tables = facts.databases.iter().flat_map(|database| &database.tables);
-    let (count, rows) = tables.fold((0, 0u64), |(count, rows), table| (count + 1, rows.saturating_add(table.rows)));
+    let (count, rows) = facts.totals();
     format!("{} databases, {count} tables, {rows} rows", facts.databases.len())
 }
 

@@ -81,12 +81,10 @@ pub fn census(profile: &Profile, components: &[Component], mode: Mode) -> Planne
 
 /// From the first service stopped to the last look at processes.
 fn at_rest(profile: &Profile) -> Vec<PlannedStep> {
-    let services = &profile.services;
-    let mut steps: Vec<PlannedStep> = stop(profile, "stop-first", "stop", &services.first);
-    steps.extend(drained(profile));
-    steps.extend(stop(profile, "stop-workers", "stop the workers:", &services.workers));
-    steps.extend(stop(profile, "stop-others", "stop", &services.others));
-    steps.extend(nobody_left(profile));
+    let mut steps = stopped(profile);
+    // As soon as nothing fills the queues any more.
+    let first = profile.services.first.len();
+    steps.splice(first..first, drained(profile));
     steps
 }
 

@@ -5,7 +5,7 @@
 //! an obstacle is never run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -48,9 +48,14 @@ pub struct Look<'a> {
 impl Look<'_> {
     /// A snapshot of the set.
     pub fn snapshot(&self, part: &Part) -> Result<&SnapshotInfo, OrchestrateError> {
-        let gone = || OrchestrateError::Unfit(format!("snapshot {} of the set cannot be read", part.snapshot.short()));
-        self.snapshots.iter().find(|info| info.id == part.snapshot).ok_or_else(gone)
+        snapshot(self.snapshots, &part.snapshot)
     }
+}
+
+/// A snapshot of a set, among those that can be read.
+pub fn snapshot<'s>(all: &'s [SnapshotInfo], id: &ObjectId) -> Result<&'s SnapshotInfo, OrchestrateError> {
+    let gone = || OrchestrateError::Unfit(format!("snapshot {} of the set cannot be read", id.short()));
+    all.iter().find(|info| info.id == *id).ok_or_else(gone)
 }
 
 /// The part of a component with this role.
@@ -271,9 +276,4 @@ pub fn step(component: Component, id: &str, title: &str, changes: bool) -> Plann
         changes,
         ..PlannedStep::default()
     }
-}
-
-/// A path for people.
-pub fn shown(path: &Path) -> String {
-    escape_path(path)
 }

@@ -302,8 +302,7 @@ fn compared(scene: &Scene<'_>, recorded: &PostgresFacts, method: Method) -> Resu
         if !differences.is_empty() {
             return Err(OrchestrateError::Unfit(differences.join("; ")));
         }
-        let tables = found.databases.iter().flat_map(|database| &database.tables);
-        let (count, rows) = tables.fold((0, 0u64), |(count, rows), table| (count + 1, rows.saturating_add(table.rows)));
+        let (count, rows) = found.totals();
         let seen = format!("{count} tables with {rows} rows, as recorded");
         Ok((seen.clone(), Some(seen)))
     })
