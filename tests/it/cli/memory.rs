@@ -75,14 +75,23 @@ fn write_dump(output: &mut dyn Write, bytes: u64, day: u64) {
 
 const OPERATIONS: [&str; 4] = ["first backup", "next backup", "restore", "check"];
 
-/// Fails unless each took less than the limit, and the large ones hardly more than the small ones.
-fn assert_bounded(of: &str, small: &[u64], large: &[u64], chance: u64) {
+/// How often is measured: what chance adds on a busy machine is not there every time, and what grows with the input is.
+const ATTEMPTS: usize = 3;
+
+/// Fails unless, in one of a few attempts, each took less than the limit, and the large ones hardly more than the small.
+fn assert_bounded(of: &str, chance: u64, measure: impl Fn() -> [[u64; 4]; 2]) {
     let mebibytes = |bytes: &[u64]| bytes.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>();
-    let figures = format!("{OPERATIONS:?} of {of}: {:?} and {:?} MiB", mebibytes(small), mebibytes(large));
-    println!("{figures}");
-    for (small, large) in small.iter().zip(large) {
-        assert!(*small < LIMIT && *large < LIMIT && *large < small + chance, "{figures}");
+    let mut figures = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let [small, large] = measure();
+        figures.push(format!("{OPERATIONS:?} of {of}: {:?} and {:?} MiB", mebibytes(&small), mebibytes(&large)));
+        println!("{figures:?}");
+        let bounded = |(small, large): (&u64, &u64)| *small < LIMIT && *large < LIMIT && *large < small + chance;
+        if small.iter().zip(&large).all(bounded) {
+            return;
+        }
     }
+    panic!("{figures:#?}");
 }
 
 #[test]
@@ -90,7 +99,7 @@ fn memory_does_not_grow_with_a_stream() {
     if !has_program_or_skip("python3") {
         return;
     }
-    let [small, large] = [150, 450].map(|mib: u64| {
+    let measured = |mib: u64| {
         let place = Place::new();
         let backup = ["-q", "backup", "--stdin", "--name", "db"];
         [
@@ -100,8 +109,8 @@ fn memory_does_not_grow_with_a_stream() {
             peak(&place, &["-q", "restore", "db", "--stdout"], nothing),
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
-    });
-    assert_bounded("a stream", &small, &large, CHANCE_OF_A_STREAM);
+    };
+    assert_bounded("a stream", CHANCE_OF_A_STREAM, || [150, 450].map(measured));
 }
 
 fn make_tree(root: &Path, files: usize) {
@@ -121,7 +130,7 @@ fn memory_does_not_grow_with_a_tree() {
     if !has_program_or_skip("python3") {
         return;
     }
-    let [small, large] = [5_000, 20_000].map(|files| {
+    let measured = |files: usize| {
         let place = Place::new();
         let (tree, target) = (place.path().join("tree"), place.path().join("target"));
         make_tree(&tree, files);
@@ -132,6 +141,6 @@ fn memory_does_not_grow_with_a_tree() {
             peak(&place, &["-q", "restore", "t", "--target", target], nothing),
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
-    });
-    assert_bounded("a tree", &small, &large, CHANCE_OF_A_TREE);
+    };
+    assert_bounded("a tree", CHANCE_OF_A_TREE, || [5_000, 20_000].map(measured));
 }
