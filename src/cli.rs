@@ -13,6 +13,7 @@ pub mod report;
 pub mod settings;
 pub mod systemd;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,26 +30,50 @@ use crate::progress::StopFlag;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    let aborts = is_fetch(std::env::args_os());
+    // A panic would end with 101, which a recovery takes as the end of its archive.
+    let exit = match std::panic::catch_unwind(|| outcome(aborts)) {
+        Ok(exit) => exit,
+        Err(_) if aborts => Exit::Abort,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// Whether a recovery of PostgreSQL waits for the exit status.
+fn is_fetch(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut words = arguments.skip_while(|word| word != "wal");
+    words.next().is_some() && words.any(|word| word == "fetch")
+}
+
+fn outcome(aborts: bool) -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Asking for help or the version is no mistake.
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let _ = error.print();
-            return ExitCode::from(if asked { Exit::Done } else { Exit::Usage } as u8);
+            return match asked {
+                true => Exit::Done,
+                false if aborts => Exit::Abort,
+                false => Exit::Usage,
+            };
         }
     };
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
-    let exit = match run(cli, output) {
+    match run(cli, output) {
         Ok(exit) => exit,
-        Err(error) if error.is::<OutputClosed>() => Exit::Done,
+        Err(error) if error.is::<OutputClosed>() && !aborts => Exit::Done,
         Err(error) => {
-            let exit = exit::of(&error);
+            let exit = match exit::of(&error) {
+                Exit::Interrupted => Exit::Interrupted,
+                _ if aborts => Exit::Abort,
+                exit => exit,
+            };
             output.error(&exit::message(&error), exit as u8);
             exit
         }
-    };
-    ExitCode::from(exit as u8)
+    }
 }
 
 fn run(cli: Cli, output: Output) -> Result<Exit> {

@@ -17,6 +17,7 @@ pub mod pack;
 pub mod record;
 pub mod set;
 pub mod tree;
+pub mod wal;
 
 pub use error::FormatError;
 pub use id::{ChunkId, Kind, ObjectId, RepositoryId};

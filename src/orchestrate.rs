@@ -9,5 +9,6 @@ pub mod locate;
 pub mod platform;
 pub mod restore;
 pub mod select;
+pub mod wal;
 
 pub use error::OrchestrateError;

@@ -20,6 +20,7 @@ pub mod records;
 pub mod sets;
 pub mod similar;
 pub mod verify;
+pub mod wal;
 pub mod work;
 pub mod writer;
 
@@ -160,9 +161,7 @@ impl Repository {
         monitor: &dyn Monitor,
     ) -> Result<Self, RepoError> {
         let config = read_config(backend.as_ref())?;
-        let master = keys::unlock(backend.as_ref(), config.id, credential)?;
-        let keys = Keys::derive(&master, config.id);
-        config.verify(&keys)?;
+        let (master, keys) = unlock(backend.as_ref(), &config, credential)?;
         let (cache, index) = open_index(options.cache.as_deref(), &config, monitor)?;
         let index = Arc::new(index);
         let frames = Arc::new(Frames::new(backend.clone(), keys.clone(), index.clone()));
@@ -319,6 +318,14 @@ fn open_index(
         }
         result => result,
     }
+}
+
+/// The keys that a credential gives, once they have proven the configuration.
+fn unlock(backend: &dyn Backend, config: &Config, credential: &Credential) -> Result<(MasterKey, Keys), RepoError> {
+    let master = keys::unlock(backend, config.id, credential)?;
+    let keys = Keys::derive(&master, config.id);
+    config.verify(&keys)?;
+    Ok((master, keys))
 }
 
 /// Reads the configuration of storage that should hold a repository.

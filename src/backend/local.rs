@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! REPO/config  keys/HEX  data/HH/HEX  meta/HH/HEX  snapshots/HEX  sets/HEX  tombstones/HEX  leases/HEX  proofs/HEX
-//!      forgotten/HEX  tmp/
+//!      forgotten/HEX  wal/HEX  tmp/
 //! ```
 //! HEX is the id in lower case hexadecimal, HH its first two digits.
 //!
@@ -161,14 +161,19 @@ impl Local {
         }
         // renameat2 with RENAME_NOREPLACE, or link and unlink where the file system does not know that.
         file.persist_noclobber(path)?;
-        // The parent as well: another thread or process may have made `dir` and not flushed it yet.
-        if is_spread(kind)
-            && let Some(parent) = dir.parent()
+        self.note_object(kind, &dir);
+        Ok(())
+    }
+
+    /// Notes that the directory of an object was changed.
+    fn note_object(&self, kind: Kind, directory: &Path) {
+        // The parent as well: another thread or process may have made the directory and not flushed it yet.
+        if may_be_made(kind)
+            && let Some(parent) = directory.parent()
         {
             self.note_change(parent);
         }
-        self.note_change(&dir);
-        Ok(())
+        self.note_change(directory);
     }
 
     fn note_change(&self, directory: &Path) {
@@ -333,10 +338,7 @@ impl Backend for Local {
     fn include_in_sync(&self, kind: Kind, id: &ObjectId) {
         // The other process flushed the file before it renamed it; its directories may still be to do.
         let (directory, _) = self.place(kind, id);
-        if let Some(above) = directory.parent().filter(|_| is_spread(kind)) {
-            self.note_change(above);
-        }
-        self.note_change(&directory);
+        self.note_object(kind, &directory);
     }
 
     fn sync(&self) -> Result<(), BackendError> {
@@ -388,6 +390,7 @@ fn directory(kind: Kind) -> Option<&'static str> {
         Kind::Lease => "leases",
         Kind::Proof => "proofs",
         Kind::Forgotten => "forgotten",
+        Kind::Wal => "wal",
         Kind::Key => KEYS,
         Kind::Config => return None,
     })
@@ -396,6 +399,12 @@ fn directory(kind: Kind) -> Option<&'static str> {
 /// Whether a kind's objects are spread over directories by their first two digits.
 fn is_spread(kind: Kind) -> bool {
     matches!(kind, Kind::DataPack | Kind::MetaPack)
+}
+
+/// Whether the directory of an object may have been made with it: one of those that a kind is spread over, or the one
+/// that repositories of older programs lack.
+fn may_be_made(kind: Kind) -> bool {
+    is_spread(kind) || kind == Kind::Wal
 }
 
 /// Tools that copy a repository may drop its empty directories. But one that always holds something is never taken

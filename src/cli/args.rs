@@ -1,6 +1,7 @@
 //! What may be written on the command line. First stage: words to fields; [`crate::cli::settings`] makes sense of them.
 
 pub mod platform;
+pub mod wal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::args::platform::PlatformCommand;
+use crate::cli::args::wal::WalCommand;
 
 /// Content-addressed, deduplicating, encrypted backups.
 #[derive(Parser, Debug)]
@@ -15,7 +17,7 @@ use crate::cli::args::platform::PlatformCommand;
 #[command(
     after_help = "SNAP is `latest`, the beginning of an id (4 digits or more; capital letters count as small ones), NAME (its newest snapshot), or NAME@TIME (its newest at or before TIME: \
 RFC 3339, a date, or a local date and time). A word that is both a NAME and the beginning of an id is refused.\n\nExit codes: 0 done; 1 failed; 2 usage; 3 done but some source data unread, or done and something found that is to be seen to; \
-10 no repository; 11 locked; 12 wrong password; 130 interrupted."
+10 no repository; 11 locked; 12 wrong password; 130 interrupted; 200 `wal fetch` failed otherwise than by finding nothing."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -90,6 +92,9 @@ pub enum Command {
     /// Back up a whole platform as one recovery point
     #[command(subcommand)]
     Platform(PlatformCommand),
+    /// Archive PostgreSQL's write-ahead log, and give it back to a recovery
+    #[command(subcommand)]
+    Wal(WalCommand),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command into a directory

@@ -10,6 +10,7 @@ mod platform;
 mod restore;
 mod snapshots;
 mod space;
+mod wal;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ pub fn run(cli: Cli, context: &Context<'_>) -> Result<Exit> {
         Command::Index(IndexCommand::Stats) => space::index_stats(&global, context),
         Command::Stats => space::stats(&global, context),
         Command::Platform(command) => platform::run(&global, command, context),
+        Command::Wal(command) => wal::run(&global, command, context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
     }

@@ -28,6 +28,8 @@ pub enum Exit {
     WrongPassword = 12,
     /// Stopped by the operator.
     Interrupted = 130,
+    /// PostgreSQL must not go on: its recovery takes every status up to 125 as the end of the archive.
+    Abort = 200,
 }
 
 /// A mistake of the caller.

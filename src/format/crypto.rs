@@ -8,7 +8,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::format::{ChunkId, FormatError, Kind, RepositoryId};
+use crate::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId};
 
 /// Bytes that sealing adds.
 pub const TAG_LEN: usize = 16;
@@ -57,6 +57,7 @@ pub struct Keys {
     chunker: [u8; 32],
     path: [u8; 32],
     config: [u8; 32],
+    wal: [u8; 32],
 }
 
 impl Keys {
@@ -70,6 +71,7 @@ impl Keys {
             chunker: derive("cairn 1 chunker"),
             path: derive("cairn 1 path"),
             config: derive("cairn 1 configuration"),
+            wal: derive("cairn 1 wal name"),
         }
     }
 
@@ -108,6 +110,14 @@ impl Keys {
     /// The authentication code of the configuration's fields.
     pub fn config_mac(&self, fields: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.config, fields).as_bytes()
+    }
+
+    /// The id of a log file: told by its cluster and its name alone, so that it is found without a list, and so that two
+    /// that archive the same file meet at the same object.
+    pub fn wal_id(&self, system_id: u64, name: &str) -> ObjectId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.wal);
+        hasher.update(&system_id.to_le_bytes()).update(name.as_bytes());
+        ObjectId::from_bytes(*hasher.finalize().as_bytes())
     }
 
     /// Begins a new object of this kind, with a fresh salt.

@@ -81,7 +81,7 @@ byte_id!(
     ChunkId, 16
 );
 byte_id!(
-    /// A stored object: BLAKE3 of its stored bytes.
+    /// A stored object: BLAKE3 of its stored bytes; of a log file ([`Kind::Wal`]) a keyed BLAKE3 of what it is.
     ObjectId, 32
 );
 byte_id!(
@@ -133,6 +133,8 @@ pub enum Kind {
     Proof = 7,
     /// Which snapshots were forgotten, and why.
     Forgotten = 8,
+    /// A file of PostgreSQL's write-ahead log archive; named by what it is, not by its bytes ([`crate::format::wal`]).
+    Wal = 9,
     /// The repository's configuration; one, at [`ObjectId::ZERO`], not sealed.
     Config = 32,
     /// A wrapped master key; not sealed.
@@ -141,7 +143,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::DataPack,
         Kind::MetaPack,
         Kind::Snapshot,
@@ -150,6 +152,7 @@ impl Kind {
         Kind::Lease,
         Kind::Proof,
         Kind::Forgotten,
+        Kind::Wal,
         Kind::Config,
         Kind::Key,
     ];
@@ -165,6 +168,7 @@ impl Kind {
             Kind::Lease => "lease",
             Kind::Proof => "proof",
             Kind::Forgotten => "forget record",
+            Kind::Wal => "log file",
             Kind::Config => "configuration",
             Kind::Key => "key",
         }

@@ -157,6 +157,22 @@ pub enum RepoError {
         /// The key.
         id: ObjectId,
     },
+    /// A log file is archived with other content.
+    #[error(
+        "{name} of cluster {system_id} was archived with other content on {time}, and stays as it is ({} {id}): two \
+         clusters of one origin archive here, or one went back in time; give this one a repository or a timeline of its own",
+        Kind::Wal
+    )]
+    OtherWal {
+        /// The file's name.
+        name: String,
+        /// The cluster's identifier.
+        system_id: u64,
+        /// The object.
+        id: ObjectId,
+        /// When it was archived.
+        time: String,
+    },
     /// No key or several have this prefix.
     #[error(
         "{count} keys begin with {prefix:?}: see `cairn key list`, and give at least 4 digits that only one key begins with"

@@ -90,6 +90,10 @@ fn consequence(kind: Kind) -> &'static str {
             "the snapshots that it names would seem free to go: put the object back from a copy of the repository"
         }
         Kind::Forgotten => "what it names may be reported as vanished",
+        Kind::Wal => {
+            "recovery cannot go beyond the file that it holds, so make a new base backup; if the server still has the file, \
+             remove the object from `wal` and archive it again"
+        }
         _ => "put the object back from a copy of the repository",
     }
 }

@@ -15,6 +15,8 @@
 //! | capture the files of a running server | [`BaseBackup`]: begin, copy, [`BaseBackup::finish`], copy the log |
 //! | put such files back | restore them, put the log into `pg_wal`, then [`complete_base()`] |
 //! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
+//! | archive its log | [`system_id()`], [`WalSource`]; [`waiting()`] for what is next |
+//! | give it log that it asks for | [`WalTarget`] |
 //! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
 //!
 //! Invariant: nothing counts as captured before everything that made it has ended well: [`Dump::finish`] gives facts
@@ -32,6 +34,7 @@ mod restore;
 mod settings;
 mod table;
 mod tools;
+mod wal;
 
 pub use base::{BaseBackup, BaseEnd, complete_base};
 pub use cluster::{Activity, Cluster, Coordinates, Database, Session, Tablespace, Version};
@@ -44,3 +47,4 @@ pub use restore::{contents, restore_dump};
 pub use settings::{Method, PostgresSettings};
 pub use table::Table;
 pub use tools::{Tool, tools};
+pub use wal::{PageHeader, WalSource, WalTarget, history, system_id, waiting};

@@ -73,6 +73,7 @@ fn objects_are_files_where_the_format_says() {
         (format!("leases/{hex}"), "lease"),
         (format!("proofs/{hex}"), "proof"),
         (format!("forgotten/{hex}"), "forget record"),
+        (format!("wal/{hex}"), "log file"),
     ] {
         assert_eq!(fs::read_to_string(path.join(&place)).unwrap(), word, "{place}");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;

@@ -1,0 +1,231 @@
+//! Continuous archiving: PostgreSQL's `archive_command` and `restore_command`.
+//!
+//! **Push.** The server hands over one file at a time and waits. While it waits for the first, the files behind it that
+//! are marked as ready are archived as well, and when it asks for those, they are there: they are hashed and compared,
+//! and that is all. No marks of what was done are kept anywhere: the archive itself is the mark. It is asked for the
+//! object of the very file, and what it says was authenticated and is compared by hash with the file that the server has
+//! now; so nothing can be stale, and what a crash has left is either there as a whole or not at all. The files behind
+//! are written in their order, each when the one before it is durable, so that no crash leaves a gap.
+//!
+//! **Fetch.** The server takes every failure with an exit status up to 125 as the end of the archive, and ends recovery
+//! there. So [`Fetched::Missing`] is told only for a file that is not there and that nothing comes after; a gap, damage,
+//! or a repository that cannot be reached is an error, which the command line turns into a status that stops the server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use crate::format::wal::{SegmentName, WalName};
+use crate::orchestrate::OrchestrateError;
+use crate::progress::Monitor;
+use crate::repo::RepoError;
+use crate::repo::wal::{Archive, Archived, SealedWal, WalFile};
+use crate::source::SourceError;
+use crate::source::postgres::{WalSource, WalTarget, system_id, waiting};
+
+/// Files that are archived besides the one that was asked for, at most.
+const BESIDE: usize = 16;
+/// Their bytes, at most.
+const BESIDE_BYTES: u64 = 256 << 20;
+/// Older timelines that may hold a segment instead.
+const OLDER_TIMELINES: u32 = 64;
+/// How long a segment is waited for that is not there while a later one is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is to be archived.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// The file.
+    pub path: PathBuf,
+    /// The data directory of its cluster.
+    pub data: PathBuf,
+}
+
+/// What was archived.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// The file.
+    pub file: WalFile,
+    /// Whether it was written or found.
+    pub archived: Archived,
+    /// Files behind it that were written as well.
+    pub beside: usize,
+}
+
+/// Archives a file. When this returns the file is durable in the repository.
+pub fn push(archive: &Archive, push: &Push, monitor: &dyn Monitor) -> Result<Pushed, OrchestrateError> {
+    let system_id = system_id(&push.data)?;
+    let mut source = WalSource::open(&push.path, system_id)?;
+    let file = WalFile { system_id, name: source.name() };
+    if is_archived(archive, &file, &mut source)? {
+        return Ok(Pushed { file, archived: Archived::Found, beside: 0 });
+    }
+    let archived = archive.publish(&seal(archive, &file, &mut source)?)?;
+    // The server is told of these when it asks for them; what fails now fails then, if it still does.
+    let beside = beside(archive, push, system_id, source.len(), monitor).unwrap_or_else(|error| {
+        tracing::debug!("files that wait were not archived: {error}");
+        0
+    });
+    Ok(Pushed { file, archived, beside })
+}
+
+fn seal(archive: &Archive, file: &WalFile, source: &mut WalSource) -> Result<SealedWal, OrchestrateError> {
+    archive.seal(file, source.len(), &mut |buffer| Ok(source.fill(buffer)?))
+}
+
+/// Whether the archive has just this content.
+fn is_archived(archive: &Archive, file: &WalFile, source: &mut WalSource) -> Result<bool, OrchestrateError> {
+    if archive.head(file)?.is_none() {
+        return Ok(false);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; source.len().min(1 << 20) as usize];
+    let mut left = source.len();
+    while left > 0 {
+        let part = &mut buffer[..left.min(1 << 20) as usize];
+        source.fill(part)?;
+        hasher.update(part);
+        left -= part.len() as u64;
+    }
+    source.rewind();
+    Ok(archive.confirm(file, source.len(), hasher.finalize().as_bytes())?)
+}
+
+/// Archives files that wait behind one. Each is compressed while the one before it is written.
+fn beside(
+    archive: &Archive,
+    push: &Push,
+    system_id: u64,
+    len: u64,
+    monitor: &dyn Monitor,
+) -> Result<usize, OrchestrateError> {
+    let most = (BESIDE_BYTES / len.max(1)).min(BESIDE as u64) as usize;
+    let paths = waiting(&push.path, most)?;
+    if paths.is_empty() {
+        return Ok(0);
+    }
+    std::thread::scope(|scope| {
+        let (send, receive) = bounded::<SealedWal>(0);
+        let writer = scope.spawn(move || {
+            let mut written = 0;
+            for sealed in receive {
+                archive.publish(&sealed)?;
+                written += 1;
+            }
+            Ok::<usize, RepoError>(written)
+        });
+        let mut sealed = Ok(());
+        for path in paths {
+            if monitor.interrupted() {
+                break;
+            }
+            match seal_waiting(archive, &path, system_id) {
+                Ok(None) => {}
+                // When writing has failed nobody takes it.
+                Ok(Some(one)) => {
+                    if send.send(one).is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    sealed = Err(error);
+                    break;
+                }
+            }
+        }
+        drop(send);
+        let written = writer.join().map_err(|_| RepoError::Worker)??;
+        sealed.map(|()| written)
+    })
+}
+
+fn seal_waiting(archive: &Archive, path: &Path, system_id: u64) -> Result<Option<SealedWal>, OrchestrateError> {
+    let mut source = WalSource::open(path, system_id)?;
+    let file = WalFile { system_id, name: source.name() };
+    if archive.has(&file)? {
+        return Ok(None);
+    }
+    seal(archive, &file, &mut source).map(Some)
+}
+
+/// What the server asks for.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// The file.
+    pub file: WalFile,
+    /// Where it is to be.
+    pub into: PathBuf,
+}
+
+/// What the server gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file.
+    Whole,
+    /// Nothing: the archive ends before it.
+    Missing,
+}
+
+/// Fetches a file.
+pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<Fetched, OrchestrateError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        if archive.head(&fetch.file)?.is_some() {
+            break;
+        }
+        let Some(later) = later(archive, &fetch.file)? else { return Ok(Fetched::Missing) };
+        // Two archivers, or one and its predecessor, may have written them in another order.
+        if waited >= PATIENCE {
+            let WalFile { system_id, name } = fetch.file;
+            let location = archive.location();
+            let what = format!(
+                "{name} of cluster {system_id} is not in the archive in {location}, and {later} is: the log has a gap, \
+                 beyond which nothing can be recovered; see `cairn wal status`"
+            );
+            return Err(OrchestrateError::Unfit(what));
+        }
+        waited += pause(monitor)?;
+    }
+    let mut target = WalTarget::create(&fetch.into)?;
+    match archive.fetch(&fetch.file, &mut |block| Ok::<(), OrchestrateError>(target.write(block)?))? {
+        None => Ok(Fetched::Missing),
+        Some(_) => {
+            target.finish()?;
+            Ok(Fetched::Whole)
+        }
+    }
+}
+
+fn pause(monitor: &dyn Monitor) -> Result<Duration, OrchestrateError> {
+    crate::source::wait::pause(crate::source::wait::INTERVAL, &|| monitor.interrupted())?;
+    Ok(crate::source::wait::INTERVAL)
+}
+
+/// A segment that comes after a missing one, if that shows a gap: not where the missing one lies on an older timeline,
+/// which the server asks for next.
+fn later(archive: &Archive, file: &WalFile) -> Result<Option<SegmentName>, OrchestrateError> {
+    let WalName::Segment(segment) = file.name else { return Ok(None) };
+    let has = |segment| archive.has(&WalFile { system_id: file.system_id, name: WalName::Segment(segment) });
+    let next = [
+        SegmentName { low: segment.low.saturating_add(1), ..segment },
+        SegmentName { high: segment.high.saturating_add(1), low: 0, ..segment },
+    ];
+    for candidate in next {
+        if candidate == segment || !has(candidate)? {
+            continue;
+        }
+        for timeline in segment.timeline.saturating_sub(OLDER_TIMELINES).max(1)..segment.timeline {
+            if has(SegmentName { timeline, ..segment })? {
+                return Ok(None);
+            }
+        }
+        return Ok(Some(candidate));
+    }
+    Ok(None)
+}
+
+/// The identifier of the cluster in a data directory.
+pub fn cluster(data: &Path) -> Result<u64, SourceError> {
+    system_id(data)
+}
