@@ -34,6 +34,9 @@ use crate::source::secret::SecretSource;
 
 pub use client::Client;
 
+/// How the names of snapshots begin that hold what was there before a restore.
+pub const SAVED_PREFIX: &str = "before-restore-";
+
 /// Where the server is, where it puts snapshots, and how long it may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -128,6 +131,15 @@ impl ElasticsearchSettings {
     /// How long a restore may take.
     pub fn restore_timeout(&self) -> Duration {
         Duration::from_secs(self.restore_timeout_seconds)
+    }
+
+    /// A snapshot that a failed restore leaves, and how it is removed, for people.
+    pub fn snapshot_that_stays(&self, name: &str) -> String {
+        let (url, repository) = (self.url.trim_end_matches('/'), &self.repository);
+        format!(
+            "in the snapshot {name} of Elasticsearch, which stays; when you do not need it: \
+             curl -X DELETE '{url}/_snapshot/{repository}/{name}'"
+        )
     }
 
     /// Where the password is; `None` if none is set.

@@ -17,6 +17,7 @@ mod memory;
 mod metadata;
 mod platform;
 mod platform_backup;
+mod platform_diff;
 mod processes;
 mod progress;
 mod proof;

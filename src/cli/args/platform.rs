@@ -171,6 +171,9 @@ pub struct RestoreArgs {
     /// Only show the plan
     #[arg(long)]
     pub dry_run: bool,
+    /// Only show what would change of the configuration, file by file; what looks secret is left out
+    #[arg(long, conflicts_with_all = ["dry_run", "yes", "only", "skip", "discard_old"])]
+    pub diff: bool,
     /// Do not ask whether the plan is to be carried out
     #[arg(long)]
     pub yes: bool,

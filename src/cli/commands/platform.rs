@@ -2,6 +2,7 @@
 
 mod after;
 mod backup;
+mod diff;
 mod page;
 mod plan;
 mod preflight;

@@ -10,6 +10,7 @@
 //! by `resume`.
 
 pub mod config;
+pub mod diff;
 pub mod elasticsearch;
 pub mod neo4j;
 pub mod plan;
@@ -184,7 +185,9 @@ impl fmt::Display for Old {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Old::Path(swap) => {
-                write!(formatter, "{} is now {}", escape_path(&swap.place), escape_path(&swap.aside))
+                let what = if swap.mount.is_some() { "what was in " } else { "" };
+                let becomes = if swap.mount.is_some() { "is now in" } else { "is now" };
+                write!(formatter, "{what}{} {becomes} {}", escape_path(&swap.place), escape_path(&swap.aside))
             }
             Old::Files { count, place } => {
                 write!(formatter, "{count} files as they were are in {}", escape_path(place.directory()))
@@ -284,7 +287,7 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>) -> Result<(Census, Vec<Re
         match stage(&scene, intent, &notes) {
             Ok(()) => ready.push(intent),
             Err(error) if error.is_interrupted() => return Err(OrchestrateError::Interrupted),
-            Err(error) => restored.push(failed(&scene, intent, &error, began)),
+            Err(error) => restored.push(failed(&scene, intent, &error, began, Vec::new())),
         }
     }
     if ready.is_empty() {
@@ -349,12 +352,18 @@ fn put_in(scene: &Scene<'_>, intent: &Intent) -> Result<Restored, OrchestrateErr
             milliseconds: began.elapsed().as_millis() as u64,
         }),
         Err(error) if error.is_interrupted() => Err(OrchestrateError::Interrupted),
-        Err(error) => Ok(failed(scene, intent, &error, began)),
+        Err(error) => Ok(failed(scene, intent, &error, began, notes.into_vec())),
     }
 }
 
 /// A component that failed is made as it was before, at once. What fails of that is tried again at the end of the run.
-fn failed(scene: &Scene<'_>, intent: &Intent, error: &OrchestrateError, began: Instant) -> Restored {
+fn failed(
+    scene: &Scene<'_>,
+    intent: &Intent,
+    error: &OrchestrateError,
+    began: Instant,
+    notes: Vec<String>,
+) -> Restored {
     let ours = intent.steps.iter().rev().filter(|step| step.changes);
     for step in ours {
         scene.executor.run.undo_step(&step.id, &mut |due| undo(scene.executor.profile, due));
@@ -364,7 +373,7 @@ fn failed(scene: &Scene<'_>, intent: &Intent, error: &OrchestrateError, began: I
         state: State::Failed,
         detail: chain(error),
         aside: Vec::new(),
-        notes: Vec::new(),
+        notes,
         milliseconds: began.elapsed().as_millis() as u64,
     }
 }

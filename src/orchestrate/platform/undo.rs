@@ -16,7 +16,7 @@ use crate::source::elasticsearch::client::Level;
 use crate::source::elasticsearch::location::remove_restored;
 use crate::source::elasticsearch::repository::Access;
 use crate::source::elasticsearch::restore::Request;
-use crate::source::elasticsearch::{self, ElasticsearchSettings, settings_file};
+use crate::source::elasticsearch::{self, ElasticsearchSettings, SAVED_PREFIX, settings_file};
 use crate::source::files::swap::Swap;
 use crate::source::redis;
 use crate::source::wait::pause;
@@ -193,6 +193,10 @@ fn delete_unfinished(profile: &Profile, name: &str) -> Result<String, Orchestrat
     let find = || if client.is_registered()? { client.find_snapshot(name) } else { Ok(None) };
     match patiently(limit, find)? {
         None => Ok(format!("there is no snapshot {name}")),
+        // Nobody would look for it: what it holds is there again.
+        Some(found) if found.is_complete() && name.starts_with(SAVED_PREFIX) => {
+            Ok(format!("what was there is also {}", profile.elasticsearch.snapshot_that_stays(name)))
+        }
         Some(found) if found.is_complete() => Ok(format!("the snapshot {name} is whole, and stays")),
         Some(_) => {
             client.delete_within(name, profile.elasticsearch.request_timeout(), &never)?;

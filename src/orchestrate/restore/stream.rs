@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 
 use crate::format::codec::escape;
+use crate::format::content::Content;
 use crate::format::record::{Snapshot, SnapshotKind};
 use crate::format::tree::{Entry, Extent, Node};
 use crate::orchestrate::error::OrchestrateError;
@@ -80,6 +81,30 @@ impl SparseReader {
         *used += len;
         self.position += len as u64;
         Ok(len)
+    }
+}
+
+/// A file of a tree, to be read from its beginning.
+pub struct EntryReader {
+    chunks: ChunkReader,
+    sparse: SparseReader,
+}
+
+impl EntryReader {
+    /// An entry that is no file has no bytes.
+    pub fn open(repository: &Repository, entry: &Entry) -> Result<Self, OrchestrateError> {
+        let (size, extents, content) = match &entry.node {
+            Node::File { size, extents, content } => (*size, extents.as_deref(), *content),
+            _ => (0, None, Content::EMPTY),
+        };
+        let chunks = ChunkReader::new(repository.frames(), &content, None)?;
+        Ok(EntryReader { chunks, sparse: SparseReader::new(extents, size) })
+    }
+}
+
+impl Read for EntryReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.sparse.read(&mut self.chunks, buffer).map_err(std::io::Error::other)
     }
 }
 

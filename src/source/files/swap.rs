@@ -1,9 +1,13 @@
-//! A file or directory put whole in the place of another, and back.
+//! A file or directory put whole in the place of another, and back; of a mount point its content (`content.rs`).
 //!
 //! Invariants: what was at the place is never removed: it stays beside it, under a name of its own, until somebody
 //! discards it. Nothing is ever renamed over a name that exists. Taking a replacement away again removes only what was
 //! put there: the very directory that was made for it, known by its device and inode, and not something that an
 //! operator has put in its place since. Each step can be done twice, so a swap that was cut off at any point is undone.
+
+mod content;
+
+pub use content::like;
 
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
@@ -20,6 +24,8 @@ use crate::source::SourceError;
 const STAGED: &str = ".cairn-new-";
 /// What the names contain of what was moved aside.
 const ASIDE: &str = ".before-";
+/// What stays in a mount point whatever is put in its place, as globs: it belongs to nobody who works there.
+pub const STAYING: [&str; 3] = [".cairn-new-*", ".before-*", "lost+found"];
 
 /// A replacement and its place. The paths are those of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +36,20 @@ pub struct Swap {
     pub staged: PathBuf,
     /// Where what was at the place goes.
     pub aside: PathBuf,
-    /// The replacement's device and inode; none before it was made.
+    /// The replacement's device and inode, or those of an entry in it where the content is exchanged; none before it was
+    /// made.
     pub made: Option<(u64, u64)>,
+    /// Where the place is a mount point, whose content is exchanged: the inode of what is mounted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<u64>,
 }
 
 impl Swap {
     /// A swap at a place; `mark` tells the runs of a machine apart.
     pub fn plan(place: &Path, mark: &str) -> Result<Self, SourceError> {
+        if place.is_dir() && content::is_mount_point(place)? {
+            return Swap::within(place, mark);
+        }
         let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
             let why = "a whole file system cannot be put aside; name a directory in it".to_owned();
             return Err(SourceError::Setting { setting: escape_path(place), why });
@@ -49,7 +62,19 @@ impl Swap {
             parent.join(new)
         };
         let (staged, aside) = (named(".", STAGED), named("", ASIDE));
-        Ok(Swap { place: place.to_owned(), staged, aside, made: None })
+        Ok(Swap { place: place.to_owned(), staged, aside, made: None, mount: None })
+    }
+
+    /// A swap of the content of a directory that cannot be renamed itself.
+    pub fn within(place: &Path, mark: &str) -> Result<Self, SourceError> {
+        let found = fs::metadata(place).map_err(SourceError::when("look at", place))?;
+        Ok(Swap {
+            place: place.to_owned(),
+            staged: place.join(format!("{STAGED}{mark}")),
+            aside: place.join(format!("{ASIDE}{mark}")),
+            made: None,
+            mount: Some(found.ino()),
+        })
     }
 
     /// Makes the directory that the place is in, where it is missing.
@@ -61,12 +86,16 @@ impl Swap {
     /// To be called when the replacement is there as a whole: from now on it is known again wherever it is.
     pub fn made(mut self) -> Result<Self, SourceError> {
         let found = fs::symlink_metadata(&self.staged).map_err(SourceError::when("look at", &self.staged))?;
-        self.made = Some(identity(&found));
+        let entry = if self.mount.is_some() { content::known_by(&self.staged)? } else { None };
+        self.made = Some(entry.unwrap_or_else(|| identity(&found)));
         Ok(self)
     }
 
     /// Moves what is at the place aside and the replacement there. Whether there was something.
     pub fn put_in(&self) -> Result<bool, SourceError> {
+        if let Some(inode) = self.mount {
+            return self.put_content_in(inode);
+        }
         let old = look(&self.place)?;
         if old.is_some() {
             moved(&self.place, &self.aside)?;
@@ -95,13 +124,18 @@ impl Swap {
 
     /// Why what is at the place cannot be moved aside; `None` if it can.
     pub fn obstacle(&self) -> Result<Option<String>, SourceError> {
-        let (Some(there), Some(above)) = (look(&self.place)?, self.place.parent().map(look).transpose()?.flatten())
-        else {
-            return Ok(None);
-        };
+        let Some(there) = look(&self.place)? else { return Ok(None) };
+        if self.mount.is_some() {
+            let within = content::mounted_within(&self.place)?;
+            let shown: Vec<String> = within.iter().map(|point| escape_path(point)).collect();
+            return Ok((!within.is_empty()).then(|| {
+                let (place, shown) = (escape_path(&self.place), shown.join(", "));
+                format!("in the mount point {place} something else is mounted, which cannot be moved aside: {shown}")
+            }));
+        }
         let why = match () {
             () if there.is_symlink() => "a symbolic link",
-            () if there.dev() != above.dev() => "a mount point",
+            () if content::is_mount_point(&self.place)? => "a file that is a mount point",
             () => return Ok(None),
         };
         Ok(Some(format!(
@@ -112,6 +146,9 @@ impl Swap {
 
     /// Whether [`Swap::take_back`] has something to move: then whoever works at the place must be stopped before.
     pub fn is_in(&self) -> Result<bool, SourceError> {
+        if let Some(inode) = self.mount {
+            return self.content_is_in(inode);
+        }
         Ok(match look(&self.place)? {
             Some(found) => self.made == Some(identity(&found)),
             None => look(&self.aside)?.is_some(),
@@ -120,19 +157,16 @@ impl Swap {
 
     /// Puts back what was at the place, and removes the replacement. Repeatable, wherever it was cut off.
     pub fn take_back(&self) -> Result<bool, SourceError> {
+        if let Some(inode) = self.mount {
+            return self.take_content_back(inode);
+        }
         let aside = look(&self.aside)?;
         match look(&self.place)? {
             Some(found) if self.made == Some(identity(&found)) => {
                 // Away from the place first: who is cut off while it is removed must not find half of it there.
                 moved(&self.place, &self.staged)?;
             }
-            Some(_) if aside.is_some() => {
-                let what = format!(
-                    "something else is there than what was put there, and what was there before is {}: put that back by hand",
-                    escape_path(&self.aside)
-                );
-                return Err(SourceError::Answer { server: escape_path(&self.place), what });
-            }
+            Some(_) if aside.is_some() => return Err(self.somebody_elses()),
             Some(_) => return self.discard_staged().map(|()| false),
             None => {}
         }
@@ -143,8 +177,19 @@ impl Swap {
         Ok(true)
     }
 
+    fn somebody_elses(&self) -> SourceError {
+        let what = format!(
+            "something else is there than what was put there, and what was there before is {}: put that back by hand",
+            escape_path(&self.aside)
+        );
+        SourceError::Answer { server: escape_path(&self.place), what }
+    }
+
     /// Removes a replacement that is not in its place.
     pub fn discard_staged(&self) -> Result<(), SourceError> {
+        if let Some(inode) = self.mount {
+            self.still_mounted(inode)?;
+        }
         removed(&self.lifted(), STAGED)?;
         removed(&self.staged, STAGED)
     }
@@ -153,6 +198,11 @@ impl Swap {
     pub fn discard_aside(&self) -> Result<(), SourceError> {
         removed(&self.aside, ASIDE)
     }
+}
+
+/// The names in a directory of what belongs to it: without what a restore has made or moved aside in it, and `lost+found`.
+pub fn belonging(directory: &Path) -> Result<Vec<std::ffi::OsString>, SourceError> {
+    content::names(directory)
 }
 
 /// Whether a name is of something that a restore has made or moved aside, and that nobody else knows.

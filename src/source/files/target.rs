@@ -15,6 +15,7 @@
 mod attributes;
 mod beneath;
 mod owners;
+mod present;
 mod remove;
 mod writer;
 

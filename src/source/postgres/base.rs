@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 use crate::format::set::PostgresFacts;
 use crate::source::SourceError;
 use crate::source::command::Account;
-use crate::source::files::Patterns;
 use crate::source::postgres::cluster::Cluster;
 use crate::source::postgres::counts;
-use crate::source::postgres::files::{self, Layout, unfit};
+use crate::source::postgres::files::{self, Layout, escaped, unfit};
 use crate::source::postgres::{Method, PostgresSettings};
 use crate::source::wait;
 
@@ -131,6 +130,7 @@ impl BaseBackup {
         let data = escaped(&self.layout.data)?;
         let mut globs: Vec<String> = EMPTIED.iter().map(|name| format!("{data}/{name}/*")).collect();
         globs.extend(LEFT_OUT.iter().map(|name| format!("{data}/{name}")));
+        globs.extend(self.layout.excludes()?);
         for root in self.roots()? {
             let root = escaped(&root)?;
             globs.extend(PASSING.iter().map(|glob| format!("{root}/{glob}")));
@@ -250,12 +250,6 @@ fn segments(timeline: &str, start: u64, end: u64, size: u64) -> Option<Vec<Strin
     let (first, last, each) = (start / size, (end - 1) / size, (1 << 32) / size);
     (last - first < MAX_SEGMENTS)
         .then(|| (first..=last).map(|at| format!("{timeline}{:08X}{:08X}", at / each, at % each)).collect())
-}
-
-/// A path as a glob that matches it alone.
-fn escaped(path: &Path) -> Result<String, SourceError> {
-    let text = path.to_str().ok_or_else(|| unfit(path, "its name is not UTF-8, which is not supported".to_owned()))?;
-    Ok(String::from_utf8_lossy(&Patterns::literal(Path::new(text))).into_owned())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::codec::escape_path;
 use crate::source::SourceError;
+use crate::source::files::{Patterns, swap};
 use crate::source::postgres::PostgresSettings;
 
 /// A small file of a cluster has at most so many bytes.
@@ -37,6 +38,17 @@ impl Layout {
     pub fn roots(&self) -> Vec<PathBuf> {
         let others = self.tablespaces.iter().chain(&self.wal);
         [&self.data].into_iter().chain(others).cloned().collect()
+    }
+
+    /// What in its directories is none of the cluster's, as globs: where they are mount points, restores have moved aside
+    /// into them what was there.
+    pub fn excludes(&self) -> Result<Vec<String>, SourceError> {
+        let mut globs = Vec::new();
+        for root in self.roots() {
+            let root = escaped(&root)?;
+            globs.extend(swap::STAYING.iter().map(|glob| format!("{root}/{glob}")));
+        }
+        Ok(globs)
     }
 }
 
@@ -159,6 +171,12 @@ pub fn at_rest(settings: &PostgresSettings, layout: &Layout, stop: &dyn Fn() -> 
         return Err(unfit(&layout.data, format!("its state is {:?}: {what}", control.state)));
     }
     Ok(control)
+}
+
+/// A path as a glob that matches it alone.
+pub(super) fn escaped(path: &Path) -> Result<String, SourceError> {
+    let text = path.to_str().ok_or_else(|| unfit(path, "its name is not UTF-8, which is not supported".to_owned()))?;
+    Ok(String::from_utf8_lossy(&Patterns::literal(Path::new(text))).into_owned())
 }
 
 fn small(path: &Path) -> Result<String, SourceError> {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cli::args::Global;
 use crate::cli::args::platform::{PointArgs, RestoreArgs};
-use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, watch};
+use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_first, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
@@ -29,6 +29,9 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     let options = options(&args);
     let repository = &open(global, context)?;
     let choice = chosen(repository, &profile, &args.point, context)?;
+    if args.diff {
+        return diff::show(repository, &profile, &options, &choice, context);
+    }
     let (state, _lock) = lock(&profile, args.wait, context)?;
     let snapshots = repository.readable_snapshots()?.found;
     let mark = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();

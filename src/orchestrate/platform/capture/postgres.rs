@@ -88,7 +88,8 @@ fn copy(
     scene.executor.step(STEP, None, || {
         let layout = data_layout(settings)?;
         let before = at_rest(settings, &layout, &stop)?;
-        let tree = TreeOptions { roots: layout.roots(), ..TreeOptions::default() };
+        let exclude = Patterns::new(layout.excludes()?.iter().map(String::as_bytes))?;
+        let tree = TreeOptions { roots: layout.roots(), exclude, ..TreeOptions::default() };
         let (part, missed) = slot.tree(Role::FILES, tree, STEP, notes)?;
         if at_rest(settings, &layout, &stop)? != before {
             let server = settings.server();

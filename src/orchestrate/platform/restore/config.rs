@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::format::ObjectId;
 use crate::format::codec::{escape, escape_path, unescape};
 use crate::format::set;
-use crate::format::tree::Node;
+use crate::format::tree::{Entry, Node};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::locate::entry;
 use crate::orchestrate::platform::executor::Notes;
@@ -43,24 +43,67 @@ pub struct ConfigWork {
     snapshot: ObjectId,
     /// Where the tree is read to before anything is changed.
     staged: Swap,
-    /// Beneath this.
-    root: PathBuf,
-    /// What goes where.
-    places: Vec<Place>,
-    /// What is left alone.
-    exclude: Patterns,
+    scope: Scope,
     /// Where the files go that are written over.
     kept: Kept,
 }
 
+/// Which files are meant, and where they are on this machine.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Beneath this.
+    pub root: PathBuf,
+    /// What goes where.
+    pub places: Vec<Place>,
+    /// What is left alone.
+    pub exclude: Patterns,
+    /// The same, for people.
+    left_alone: Vec<String>,
+}
+
+impl Scope {
+    /// Looks where each root of the snapshot goes.
+    pub fn new(look: &Look<'_>, info: &SnapshotInfo) -> Result<Self, OrchestrateError> {
+        let changing = look.profile.config.groups.values().flat_map(|group| &group.changing);
+        let globs: Vec<Vec<u8>> = changing.map(|path| Patterns::literal(path)).collect();
+        Ok(Scope {
+            root: look.options.target_root.clone(),
+            places: places(look, info)?,
+            exclude: Patterns::new(&globs)?,
+            left_alone: globs.iter().map(|glob| escape(glob)).collect(),
+        })
+    }
+}
+
 /// A root of the snapshot on this machine.
 #[derive(Clone, Debug)]
-struct Place {
+pub struct Place {
     /// The root, as trees have it.
-    root: Vec<u8>,
+    pub root: Vec<u8>,
     /// The directory that it is, or that it is in. Links on the way to it are followed here and now: were the path
     /// restored from the top, `/lib`, which is a directory in the tree, would take the place of a link to `/usr/lib`.
-    directory: PathBuf,
+    pub directory: PathBuf,
+}
+
+impl Place {
+    /// The path of an entry beneath the directory; `None` past the root.
+    pub fn beneath(&self, entry: &Entry) -> Option<Vec<u8>> {
+        match entry.path.strip_prefix(self.root.as_slice())? {
+            // One file keeps its name.
+            [] if entry.node != Node::Directory => Some(entry.name().to_vec()),
+            [] => Some(Vec::new()),
+            [b'/', rest @ ..] => Some(rest.to_vec()),
+            _ => None,
+        }
+    }
+
+    /// A path beneath the directory, whole.
+    pub fn path(&self, beneath: &[u8]) -> PathBuf {
+        match beneath {
+            [] => self.directory.clone(),
+            beneath => self.directory.join(OsStr::from_bytes(beneath)),
+        }
+    }
 }
 
 /// Files that a restore would write.
@@ -75,26 +118,24 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
     let stored = part(&found.parts, Role::TREE)?;
     let info = look.snapshot(stored)?;
     let state = &look.profile.state.directory;
-    let changing = look.profile.config.groups.values().flat_map(|group| &group.changing);
-    let globs: Vec<Vec<u8>> = changing.map(|path| Patterns::literal(path)).collect();
     let work = ConfigWork {
         snapshot: info.id,
         staged: Swap::plan(&state.join("configuration"), look.mark)?,
-        root: look.options.target_root.clone(),
-        places: places(look, info)?,
-        exclude: Patterns::new(&globs)?,
+        scope: Scope::new(look, info)?,
         kept: Kept::new(&state.join(format!("configuration.before-{}", look.mark)), &look.options.target_root),
     };
     let changes = work.changes(look.repository, info, &Deaf(look.stop))?;
     let component = Component::Config;
-    let mut notes: Vec<String> = changing_notes(&globs)
+    let (root, left_alone) = (&work.scope.root, &work.scope.left_alone);
+    let mut notes: Vec<String> = (!left_alone.is_empty())
+        .then(|| format!("left alone, because a server changes them: {}", left_alone.join(", ")))
         .into_iter()
-        .chain(listed(&work.root, "is not there, and comes back", &changes.new))
+        .chain(listed(root, "is not there, and comes back", &changes.new))
         .collect();
-    notes.extend(listed(&work.root, "differs, and is replaced", &changes.replaced));
+    notes.extend(listed(root, "differs, and is replaced", &changes.replaced));
     let intent = Intent {
         component,
-        into: vec![escape_path(&work.root)],
+        into: vec![escape_path(root)],
         replaces: vec![format!("{} files, kept in {}", changes.replaced.len(), escape_path(work.kept.directory()))],
         bytes: stored.bytes,
         notes,
@@ -123,11 +164,6 @@ fn places(look: &Look<'_>, info: &SnapshotInfo) -> Result<Vec<Place>, Orchestrat
     Ok(places)
 }
 
-fn changing_notes(globs: &[Vec<u8>]) -> Option<String> {
-    let paths: Vec<String> = globs.iter().map(|glob| escape(glob)).collect();
-    (!paths.is_empty()).then(|| format!("left alone, because a server changes them: {}", paths.join(", ")))
-}
-
 fn listed<'a>(root: &'a Path, what: &'a str, paths: &'a [PathBuf]) -> impl Iterator<Item = String> + 'a {
     let more = paths.len().saturating_sub(LISTED);
     let some = paths.iter().take(LISTED).map(move |path| format!("{} {what}", escape_path(&root.join(path))));
@@ -140,7 +176,7 @@ impl ConfigWork {
             path: place.root.clone(),
             target: place.directory.clone(),
             include: Patterns::default(),
-            exclude: self.exclude.clone(),
+            exclude: self.scope.exclude.clone(),
             overwrite: Overwrite::Changed,
             delete: false,
             dry_run,
@@ -157,10 +193,10 @@ impl ConfigWork {
         monitor: &dyn Monitor,
     ) -> Result<Changes, OrchestrateError> {
         let mut changes = Changes::default();
-        for place in &self.places {
+        for place in &self.scope.places {
             let listener = Listener { outer: monitor, heard: Mutex::default() };
             restore::to_directory(repository, &info.snapshot, &info.id.short(), &self.options(place, true), &listener)?;
-            let beneath = place.directory.strip_prefix(&self.root).unwrap_or(&place.directory);
+            let beneath = place.directory.strip_prefix(&self.scope.root).unwrap_or(&place.directory);
             for (replaces, path) in listener.heard.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 let path = unescape(&path).map_err(crate::repo::RepoError::from)?;
                 let into = if replaces { &mut changes.replaced } else { &mut changes.new };
@@ -223,7 +259,7 @@ pub fn put_in(scene: &Scene<'_>, work: &ConfigWork, notes: &Notes<'_>) -> Result
         }
         let monitor = WithinStep::new(PUT, notes);
         let mut verified = 0;
-        for place in &work.places {
+        for place in &work.scope.places {
             let options = work.options(place, false);
             let report = restore::to_directory(repository, &info.snapshot, &info.id.short(), &options, &monitor)?;
             if report.failed > 0 || report.owners_left > 0 {

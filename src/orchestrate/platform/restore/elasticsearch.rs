@@ -26,7 +26,7 @@ use crate::source::elasticsearch::facts::compare_documents;
 use crate::source::elasticsearch::location::create_location;
 use crate::source::elasticsearch::repository::{Access, RESTORE_PREFIX};
 use crate::source::elasticsearch::restore::{Rename, Request};
-use crate::source::elasticsearch::{Client, ElasticsearchSettings};
+use crate::source::elasticsearch::{Client, ElasticsearchSettings, SAVED_PREFIX};
 
 const STAGE: &str = "stage-elasticsearch";
 const ASIDE: &str = "aside-elasticsearch";
@@ -75,7 +75,7 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
     let work = IndexWork {
         snapshot: info.id,
         root: trees::path(root),
-        aside: format!("before-restore-{}", look.mark),
+        aside: format!("{SAVED_PREFIX}{}", look.mark),
         facts: facts.clone(),
         there: Vec::new(),
         existing: look.options.existing.clone(),
@@ -139,25 +139,38 @@ pub fn stage(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<(
 
 /// Restores the indices and counts their documents.
 pub fn put_in(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<Back, OrchestrateError> {
-    let executor = scene.executor;
-    let settings = &executor.profile.elasticsearch;
-    let stop = executor.stop();
     let replaced = match work.existing {
         Existing::Close => work.there.clone(),
         _ => Vec::new(),
     };
-    let mut aside = Vec::new();
-    if !replaced.is_empty() {
-        save(scene, work, &replaced)?;
-        aside.push(Old::Indices { indices: replaced.clone(), snapshot: work.aside.clone() });
+    if replaced.is_empty() {
+        return Ok(Back { compared: Some(indices_in(scene, work, &replaced, notes)?), aside: Vec::new() });
     }
+    save(scene, work, &replaced)?;
+    let compared = indices_in(scene, work, &replaced, notes).inspect_err(|_| {
+        let settings = &scene.executor.profile.elasticsearch;
+        notes.tell("elasticsearch", format!("what was there is also {}", settings.snapshot_that_stays(&work.aside)));
+    })?;
+    let aside = vec![Old::Indices { indices: replaced, snapshot: work.aside.clone() }];
+    Ok(Back { compared: Some(compared), aside })
+}
+
+fn indices_in(
+    scene: &Scene<'_>,
+    work: &IndexWork,
+    replaced: &[String],
+    notes: &Notes<'_>,
+) -> Result<String, OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.elasticsearch;
+    let stop = executor.stop();
     let client = Client::new(&work.from)?;
     let indices: Vec<String> = work.facts.documents.keys().cloned().collect();
     let made = indices.iter().map(|index| work.name(index)).filter(|name| !replaced.contains(name)).collect();
     let snapshot = (!replaced.is_empty()).then(|| work.aside.clone());
-    let undoing = Undo::PutBackIndices { made, snapshot, replaced: replaced.clone() };
+    let undoing = Undo::PutBackIndices { made, snapshot, replaced: replaced.to_vec() };
     let restored = executor.step(RESTORE, Some(undoing), || {
-        for index in &replaced {
+        for index in replaced {
             client.close_index(index)?;
         }
         let rename = match &work.existing {
@@ -191,7 +204,7 @@ pub fn put_in(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<
     })?;
     // What it was restored from is not needed any more. What fails is tried again at the end of the run.
     executor.run.undo_step(STAGE, &mut |due| undo(executor.profile, due));
-    Ok(Back { compared: Some(compared), aside })
+    Ok(compared)
 }
 
 /// Takes a snapshot of what is there, in the platform's own repository.
@@ -199,7 +212,8 @@ fn save(scene: &Scene<'_>, work: &IndexWork, replaced: &[String]) -> Result<(), 
     let executor = scene.executor;
     let settings = ElasticsearchSettings { indices: replaced.to_vec(), ..executor.profile.elasticsearch.clone() };
     let stop = executor.stop();
-    executor.step(ASIDE, None, || {
+    let undoing = Undo::DeleteUnfinishedSnapshot { name: work.aside.clone() };
+    executor.step(ASIDE, Some(undoing), || {
         let client = Client::new(&settings)?;
         client.wait_for_access(Access::Writable, &stop)?;
         client.create(&work.aside)?;
