@@ -15,6 +15,7 @@ pub mod keys;
 pub mod lease;
 pub mod lists;
 pub mod mark;
+pub mod proven;
 pub mod reader;
 pub mod records;
 pub mod sets;

@@ -1,7 +1,7 @@
 //! Which snapshots stay: a pure function of snapshots and a policy.
 //!
 //! Invariants: an empty policy is refused rather than taken as "keep nothing", whatever else is asked for; the newest snapshot of each series, and
-//! its newest proven one, stay whatever the policy says, unless that is asked for by name; a larger policy never
+//! its newest proven or complete one, stay whatever the policy says, unless that is asked for by name; a larger policy never
 //! keeps less.
 
 use std::collections::{BTreeMap, HashSet};
@@ -49,8 +49,8 @@ pub struct Candidate {
     pub series: (String, String),
     /// When it was made.
     pub time: Timestamp,
-    /// What makes it better than a newer one without: "newest verified". The newest that has it always stays.
-    pub proven: Option<&'static str>,
+    /// What makes it better than a newer one without: "newest verified". The newest that has one of them always stays.
+    pub merits: Vec<&'static str>,
 }
 
 /// What becomes of a snapshot.
@@ -112,8 +112,11 @@ fn keep_in_series(
     let mut kept = Vec::new();
     if !policy.unsafe_allow_remove_all {
         kept.extend(members.first().map(|member| (member.id, "newest")));
-        let proven = members.iter().find_map(|member| member.proven.map(|reason| (member.id, reason)));
-        kept.extend(proven);
+        let mut seen = HashSet::new();
+        for member in members {
+            let first = member.merits.iter().filter(|merit| seen.insert(**merit));
+            kept.extend(first.map(|merit| (member.id, *merit)));
+        }
     }
     kept.extend(members.iter().take(policy.last as usize).map(|member| (member.id, "last")));
     let buckets: [(u32, &'static str, Bucket); 5] = [

@@ -8,6 +8,7 @@
 //! * [`neo4j`]: Neo4j's store, copied while it is stopped.
 //! * [`redis`]: queues, saved and emptied and pushed back.
 //! * [`systemd`]: services, stopped and started and watched. [`process`]: leftover processes, PID files, connections.
+//! * [`scratch`]: a directory for servers that are needed for a while, and the end of all that works in it.
 //! * [`secret`]: where drivers find passwords.
 //!
 //! Nothing here knows of repositories: the layer above pipes one into the other.
@@ -20,6 +21,7 @@ pub mod neo4j;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod scratch;
 pub mod secret;
 pub mod systemd;
 pub mod wait;

@@ -297,9 +297,12 @@ def records() -> dict:
         reader.FORGOTTEN: {"time": TIME, "host": "db1",
                            "snapshots": [{"id": id[2], "name": "etc", "time": TIME, "reason": "older than all rules"}]},
     }
+    drill = {"set": id[2], "component": "postgres", "compared": "2 tables", "versions": {"postgresql": "11.22"},
+             "restore_milliseconds": 9, "compare_milliseconds": 3}
+    drilled = (f"record {reader.PROOF} of a drill", reader.PROOF, {**values[reader.PROOF], "drill": drill})
     found = []
-    for kind, value in values.items():
-        head = header(kind, stream(f"record {kind}", 32))
+    for salt, kind, value in [(f"record {kind}", kind, value) for kind, value in values.items()] + [drilled]:
+        head = header(kind, stream(salt, 32))
         raw = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         stored = head + seal(head, 0, compress(raw))
         assert reader.decompress(KEYS.open(kind, head, 0, stored[40:], "record"), reader.MAX_RECORD, "record") == raw

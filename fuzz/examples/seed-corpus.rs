@@ -15,7 +15,7 @@ use cairn::format::key::{Credential, KeyObject, PasswordCost};
 use cairn::format::list::{ListEntry, ListKind, begin_node, put_entry};
 use cairn::format::pack::trailer;
 use cairn::format::record::{
-    self, CondemnedPack, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot, SnapshotKind,
+    self, CondemnedPack, Drilled, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot, SnapshotKind,
     Summary, Tombstone,
 };
 use cairn::format::tree::{BlockEncoder, Entry, Extent, FileTime, Node, Owner};
@@ -148,6 +148,14 @@ fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
         milliseconds: 5,
         host: "machine".to_owned(),
         program: "cairn 0.1.0".to_owned(),
+        drill: Some(Drilled {
+            set: id,
+            component: "postgres".to_owned(),
+            compared: "2 tables".to_owned(),
+            versions: BTreeMap::from([("postgresql".to_owned(), "11.22".to_owned())]),
+            restore_milliseconds: 3,
+            compare_milliseconds: 2,
+        }),
     };
     let gone = ForgottenSnapshot { id, name: "etc".to_owned(), time, reason: "no rule kept it".to_owned() };
     let forgotten = Forgotten { time, host: "machine".to_owned(), snapshots: vec![gone], sets: Vec::new() };

@@ -193,5 +193,6 @@ fn snapshot_json(info: &SnapshotInfo) -> Value {
         "unread": snapshot.summary.unread,
         "parent": snapshot.parent,
         "verified": info.proof.as_ref().map(|proof| proof.time),
+        "drill": info.proof.as_ref().and_then(|proof| proof.drill.as_ref()),
     })
 }

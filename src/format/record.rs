@@ -216,10 +216,31 @@ pub struct Proof {
     pub host: String,
     /// The program that did it.
     pub program: String,
+    /// What a drill found besides, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drilled>,
 }
 
 impl Record for Proof {
     const KIND: Kind = Kind::Proof;
+}
+
+/// The snapshot was restored as a part of a component of a backup set, and all that was recorded of that component was
+/// found equal. Each part of the component has such a proof, or the component is not proven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drilled {
+    /// The backup set.
+    pub set: ObjectId,
+    /// The component's name in it.
+    pub component: String,
+    /// What was compared; for people.
+    pub compared: String,
+    /// The versions of the servers that it was restored into.
+    pub versions: BTreeMap<String, String>,
+    /// How long restoring the component took, in milliseconds.
+    pub restore_milliseconds: u64,
+    /// How long comparing it took, in milliseconds.
+    pub compare_milliseconds: u64,
 }
 
 /// Snapshots that were removed on purpose; written before they are.

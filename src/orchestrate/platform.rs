@@ -12,6 +12,7 @@
 //! * [`executor`]: what each part of a run is given; [`rest`] brings the platform to rest, [`services`] stops and starts
 //!   units, [`capture`] has one file a component, [`store`] makes snapshots of what they read, [`undo`] undoes.
 //! * [`choose`]: which backup set is meant; [`restore`]: a set back onto the platform, each component compared.
+//! * [`drill`]: a set restored into servers of its own, compared, and proven.
 //! * [`after`]: what is left to do after a restore: indices, migrations, packages that were not ingested.
 //! * [`requeue`]: elements that a set holds back into the queues.
 //! * [`metrics`]: a text file for a monitoring system.
@@ -24,6 +25,7 @@ pub mod backup;
 pub mod capture;
 pub mod choose;
 pub mod discover;
+pub mod drill;
 pub mod executor;
 pub mod files;
 pub mod journal;

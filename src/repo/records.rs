@@ -72,6 +72,8 @@ pub struct Snapshots {
     pub found: Vec<SnapshotInfo>,
     /// Those that cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
+    /// The proofs of drills.
+    pub drills: Vec<Proof>,
     /// Proofs that cannot be read: what they prove counts as not proven.
     pub damaged_proofs: Vec<DamagedRecord>,
 }
@@ -147,6 +149,8 @@ impl Repository {
     /// All snapshots that can be read, and those that cannot: this is for who only reads, or adds.
     pub fn readable_snapshots(&self) -> Result<Snapshots, RepoError> {
         let (records, proofs) = (self.readable_records::<Snapshot>()?, self.readable_records::<Proof>()?);
+        let drills = proofs.found.iter().map(|(_, proof)| proof).filter(|proof| proof.drill.is_some()).cloned();
+        let drills = drills.collect();
         let found = self.with_proofs(records.found, proofs.found)?;
         let remembered = if records.damaged.is_empty() { Vec::new() } else { self.index.remembered()? };
         let describe = |record: DamagedRecord| {
@@ -159,7 +163,7 @@ impl Repository {
             }
         };
         let damaged = records.damaged.into_iter().map(describe).collect();
-        Ok(Snapshots { found, damaged, damaged_proofs: proofs.damaged })
+        Ok(Snapshots { found, damaged, drills, damaged_proofs: proofs.damaged })
     }
 
     fn with_proofs(

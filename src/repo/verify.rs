@@ -38,6 +38,7 @@ impl Repository {
             milliseconds: started.elapsed().as_millis() as u64,
             host: self.host().to_owned(),
             program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
+            drill: None,
         };
         self.write_record(&proof)?;
         self.backend().sync()?;

@@ -6,6 +6,7 @@
 //! before its end, the whole group is killed and the program reaped, so nothing goes on working for a backup that was
 //! given up.
 
+mod background;
 mod detached;
 mod follow;
 mod spec;
@@ -23,8 +24,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::progress::Monitor;
 use crate::source::{SourceError, wait};
+pub use background::Background;
 pub use detached::{Detached, leave_session};
-pub use spec::{Account, CommandSpec, Finished};
+pub use spec::{Account, CommandSpec, Finished, find_program};
 
 /// How much of the end of standard error is kept.
 const TAIL: usize = 4 << 10;

@@ -17,6 +17,7 @@
 //! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
 //! | archive its log | [`system_id()`], [`WalSource`]; [`waiting()`] for what is next |
 //! | give it log that it asks for | [`WalTarget`] |
+//! | have a server for a while, beside the one that works | [`ScratchCluster`], if the programs are there: [`fits()`] |
 //! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
 //!
 //! Invariant: nothing counts as captured before everything that made it has ended well: [`Dump::finish`] gives facts
@@ -31,6 +32,7 @@ mod dump;
 mod files;
 mod new;
 mod restore;
+mod scratch;
 mod settings;
 mod table;
 mod tools;
@@ -44,6 +46,7 @@ pub use dump::Dump;
 pub use files::{Control, Layout, at_rest, control, data_layout, is_running};
 pub use new::{copy_cluster, new_cluster, wait_until_recovered};
 pub use restore::{contents, restore_dump};
+pub use scratch::{ScratchCluster, fits};
 pub use settings::{Method, PostgresSettings};
 pub use table::Table;
 pub use tools::{Tool, tools};

@@ -223,7 +223,7 @@ impl World {
                     id: info.id,
                     series: (info.snapshot.name.clone(), info.snapshot.host.clone()),
                     time: info.snapshot.time,
-                    proven: None,
+                    merits: Vec::new(),
                 };
                 let candidates: Vec<Candidate> = all.iter().map(candidate).collect();
                 let policy = Policy { last: u32::from(*keep), ..Policy::default() };

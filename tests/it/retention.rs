@@ -15,7 +15,7 @@ fn candidate(number: u32, name: &str, time: &str, verified: bool) -> Candidate {
         id: ObjectId::from_bytes(id),
         series,
         time: time.parse().unwrap(),
-        proven: verified.then_some("newest verified"),
+        merits: Vec::from_iter(verified.then_some("newest verified")),
     }
 }
 

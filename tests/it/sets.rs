@@ -11,6 +11,7 @@ use cairn::repo::forget::Removals;
 use cairn::repo::{RepoError, Repository};
 use jiff::Timestamp;
 
+use crate::cli::sets::proof;
 use crate::support::memory::Memory;
 use crate::support::{assert_sound, init, load, open, rows, store};
 
@@ -125,4 +126,35 @@ fn figures_that_no_number_holds_together_were_a_panic() {
     }
     assert_eq!((set.bytes(), set.components[0].stored_bytes()), (u64::MAX, u64::MAX));
     assert!(cairn::cli::report::html(&ObjectId::from_bytes([2; 32]), &set).contains("PiB"));
+}
+
+#[test]
+fn a_set_is_proven_by_proofs_of_every_part_of_it_and_of_no_other() {
+    let (_memory, repository, first) = repository();
+    let second = store(&repository, "p.config", &rows(2, 200)).unwrap().id.unwrap();
+    let set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[first, second]);
+    let id = repository.publish_set(&set).unwrap();
+    let proven = || {
+        let proofs = repository.readable_snapshots().unwrap().proven(&repository.sets().unwrap());
+        proofs.get(&id).and_then(|proof| proof.proven).map(|time| time.to_string())
+    };
+    let publish = |set: &ObjectId, snapshot, time| repository.publish_drill(set, &[proof(set, snapshot, time)]);
+    assert_eq!(proven(), None);
+    publish(&id, first, "2026-03-02T00:00:00Z").unwrap();
+    assert_eq!(proven(), None, "one part is not the whole");
+    // A proof of a set that is gone is not left.
+    let other = ObjectId::of(b"another set");
+    let error = publish(&other, second, "2026-03-03T00:00:00Z").unwrap_err();
+    assert!(matches!(error, RepoError::Disappeared { kind: Kind::Set, .. }), "{error}");
+    assert_eq!((proven(), repository.readable_snapshots().unwrap().drills.len()), (None, 1));
+    publish(&id, second, "2026-03-04T00:00:00Z").unwrap();
+    assert_eq!(proven().as_deref(), Some("2026-03-02T00:00:00Z"));
+    publish(&id, first, "2026-03-05T00:00:00Z").unwrap();
+    assert_eq!(proven().as_deref(), Some("2026-03-04T00:00:00Z"), "each part's newest, and of these the oldest");
+    // Without one of its snapshots nothing of it can be restored, whatever was proven once.
+    let sets = repository.sets().unwrap();
+    let all = repository.readable_snapshots().unwrap();
+    let left = [first].into_iter().collect();
+    assert!(cairn::repo::proven::proven(&sets, &all.drills, &left).is_empty());
+    assert_sound(&repository);
 }

@@ -25,6 +25,8 @@ pub enum PlatformCommand {
     Start(StateArgs),
     /// Put a backup set back: each component beside what it replaces, then in its place, and compared
     Restore(RestoreArgs),
+    /// Prove a backup set: restore it into servers of its own, beside the platform, and compare everything
+    Drill(DrillArgs),
     /// After a restore: fill the indices of Elasticsearch from PostgreSQL, with the platform stopped
     Reindex(ReindexArgs),
     /// After a restore: bring the indices to the present version, in the background; the end of this session is no harm
@@ -195,6 +197,29 @@ pub struct RestoreArgs {
     /// Configuration goes beneath this directory
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub target_root: PathBuf,
+    /// Wait so many seconds for another run on this machine to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct DrillArgs {
+    #[command(flatten)]
+    pub profile: ProfileArg,
+    #[command(flatten)]
+    pub point: PointArgs,
+    /// Only these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub only: Vec<Component>,
+    /// Not these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub skip: Vec<Component>,
+    /// Only show the plan
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Servers work in a directory of their own in this one [default: beside the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// Wait so many seconds for another run on this machine to end
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,

@@ -15,6 +15,7 @@ use crate::format::ObjectId;
 use crate::format::set::Status;
 use crate::orchestrate::select;
 use crate::repo::forget::Removals;
+use crate::repo::proven::SetProof;
 use crate::repo::records::{DamagedSnapshot, Snapshots};
 use crate::repo::sets::SetInfo;
 use crate::repo::{RepoError, Repository, SnapshotInfo};
@@ -55,7 +56,7 @@ pub fn run(global: &Global, args: ForgetArgs, context: &Context<'_>) -> Result<E
         return Err(RepoError::Refused { why }.into());
     }
     let decided = if args.snap.is_empty() {
-        by_policy(&all.found, &sets, args.name.as_deref(), &policy)?
+        by_policy(&all, &sets, args.name.as_deref(), &policy)?
     } else {
         by_hand(&all, &sets, &args.snap, args.unsafe_allow_remove_all, context)?
     };
@@ -164,11 +165,13 @@ fn tell(decided: &[Decided<'_>], dry_run: bool, context: &Context<'_>) -> Result
 /// Sets are decided first, each as a whole; their snapshots go where they go. The other snapshots are decided by
 /// themselves.
 fn by_policy<'s>(
-    all: &'s [SnapshotInfo],
+    snapshots: &'s Snapshots,
     sets: &'s [SetInfo],
     name: Option<&str>,
     policy: &Policy,
 ) -> Result<Vec<Decided<'s>>> {
+    let all: &[SnapshotInfo] = &snapshots.found;
+    let proven = snapshots.proven(sets);
     let wanted = |other: &str| name.is_none_or(|name| name == other);
     let sets_chosen: Vec<&SetInfo> = sets.iter().filter(|info| wanted(&info.set.profile)).collect();
     let chosen: Vec<&SnapshotInfo> = all.iter().filter(|info| wanted(&info.snapshot.name)).collect();
@@ -176,7 +179,7 @@ fn by_policy<'s>(
         let missing = "no snapshot or backup set has the name given with --name: see `cairn snapshots`";
         return Err(Usage(missing.to_owned()).into());
     }
-    let candidates: Vec<Candidate> = sets_chosen.iter().map(|info| set_candidate(info)).collect();
+    let candidates: Vec<Candidate> = sets_chosen.iter().map(|info| set_candidate(info, &proven)).collect();
     let mut decided = Vec::new();
     // Every set that stays, also those that were not asked about.
     let mut staying: HashMap<ObjectId, Vec<String>> = HashMap::new();
@@ -222,15 +225,19 @@ fn by_policy<'s>(
 }
 
 fn candidate(info: &SnapshotInfo) -> Candidate {
-    let proven = info.proof.is_some().then_some("newest verified");
+    let merits = Vec::from_iter(info.proof.is_some().then_some("newest verified"));
     let series = (info.snapshot.name.clone(), info.snapshot.host.clone());
-    Candidate { id: info.id, series, time: info.snapshot.time, proven }
+    Candidate { id: info.id, series, time: info.snapshot.time, merits }
 }
 
-fn set_candidate(info: &SetInfo) -> Candidate {
-    let proven = (info.set.status == Status::Complete).then_some("newest complete");
+fn set_candidate(info: &SetInfo, proven: &HashMap<ObjectId, SetProof>) -> Candidate {
+    let is_complete = info.set.status == Status::Complete;
+    // Of a partial one the rest may be proven: it does not take the place of a whole one that is.
+    let is_proven = is_complete && proven.get(&info.id).is_some_and(|proof| proof.proven.is_some());
+    let merits = [(is_complete, "newest complete"), (is_proven, "newest proven")];
+    let merits = merits.into_iter().filter(|(has, _)| *has).map(|(_, merit)| merit).collect();
     let series = (info.set.profile.clone(), info.set.host.clone());
-    Candidate { id: info.id, series, time: info.set.time, proven }
+    Candidate { id: info.id, series, time: info.set.time, merits }
 }
 
 /// Snapshots and sets named one by one. The newest, and the newest proven one, of a series need more than a name.
@@ -242,12 +249,14 @@ fn by_hand<'s>(
     context: &Context<'_>,
 ) -> Result<Vec<Decided<'s>>> {
     let all: &[SnapshotInfo] = &snapshots.found;
+    let proven = snapshots.proven(sets);
+    let candidate_of = |info: &SetInfo| set_candidate(info, &proven);
     let mut decided: Vec<Decided<'s>> = Vec::new();
     for text in words {
         let info = match select_one(snapshots, text, context) {
             Err(error) => match select_set(sets, text) {
                 Some(set) => {
-                    protect(text, set_candidate(set), sets.iter().map(set_candidate), allow_all)?;
+                    protect(text, candidate_of(set), sets.iter().map(candidate_of), allow_all)?;
                     add_set(&mut decided, all, sets, set);
                     continue;
                 }
@@ -280,12 +289,11 @@ fn protect(text: &str, one: Candidate, all: impl Iterator<Item = Candidate>, all
     let mut series: Vec<Candidate> = all.filter(|other| other.series == one.series).collect();
     series.sort_by_key(|other| (other.time, other.id));
     let is = |other: Option<&Candidate>| other.map(|other| other.id) == Some(one.id);
-    let proven = series.iter().rev().find(|other| other.proven.is_some());
-    if !allow_all && (is(series.last()) || is(proven)) {
-        let how = proven.and_then(|other| other.proven).unwrap_or("newest verified");
+    let newest_with = |merit: &&str| is(series.iter().rev().find(|other| other.merits.contains(merit)));
+    let how = is(series.last()).then_some("newest").or_else(|| one.merits.iter().copied().find(newest_with));
+    if let Some(how) = how.filter(|_| !allow_all) {
         let name = &one.series.0;
-        let why =
-            format!("{text:?} is the newest, or the {how}, one of {name}: add --unsafe-allow-remove-all to let it go");
+        let why = format!("{text:?} is the {how} one of {name}: add --unsafe-allow-remove-all to let it go");
         return Err(RepoError::Refused { why }.into());
     }
     Ok(())

@@ -3,6 +3,7 @@
 mod after;
 mod backup;
 mod diff;
+mod drill;
 mod page;
 mod plan;
 mod preflight;
@@ -39,6 +40,7 @@ pub fn run(global: &Global, command: PlatformCommand, context: &Context<'_>) -> 
         PlatformCommand::Profile(args) => profile::run(args, context),
         PlatformCommand::Requeue(args) => requeue::run(global, args, context),
         PlatformCommand::Restore(args) => restore::run(global, args, context),
+        PlatformCommand::Drill(args) => drill::run(global, args, context),
         PlatformCommand::Reindex(args) => after::reindex(args, context),
         PlatformCommand::Migrate(args) => after::migrate(args, context),
         PlatformCommand::FailedPackages(args) => after::failed_packages(args, context),

@@ -20,7 +20,7 @@ pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Resul
     let at = args.at.as_deref().map(|text| parse_time(text, &TimeZone::system())).transpose()?;
     let repository = open(global, context)?;
     context.interrupts.only_reading();
-    let Snapshots { found: mut all, damaged, damaged_proofs } = snapshots(&repository, context)?;
+    let Snapshots { found: mut all, damaged, damaged_proofs, .. } = snapshots(&repository, context)?;
     all.retain(|info| {
         args.name.as_ref().is_none_or(|name| *name == info.snapshot.name)
             && wanted_tags.iter().all(|(key, value)| info.snapshot.tags.get(key) == Some(value))
@@ -33,7 +33,7 @@ pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Resul
     }
     if !all.is_empty() {
         context.output.line(&format!(
-            "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:8}  {}",
+            "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:11}  {}",
             "ID", "TIME", "NAME", "HOST", "SIZE", "STORED", "VERIFIED", "PATHS AND TAGS"
         ))?;
     }
@@ -68,12 +68,12 @@ fn line(info: &SnapshotInfo) -> String {
     if snapshot.summary.unread > 0 {
         last.push(format!("({} unread)", snapshot.summary.unread));
     }
-    let verified = info
-        .proof
-        .as_ref()
-        .map_or("-".to_owned(), |proof| proof.time.to_zoned_datetime(TimeZone::system()).strftime("%m-%d").to_string());
+    let verified = info.proof.as_ref().map_or("-".to_owned(), |proof| {
+        let how = if proof.drill.is_some() { "drill " } else { "" };
+        format!("{how}{}", proof.time.to_zoned_datetime(TimeZone::system()).strftime("%m-%d"))
+    });
     format!(
-        "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:8}  {}",
+        "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:11}  {}",
         info.id.short(),
         time(snapshot.time),
         escape(snapshot.name.as_bytes()),

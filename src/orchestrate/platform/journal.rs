@@ -77,6 +77,11 @@ pub enum Undo {
         /// The directory.
         directory: String,
     },
+    /// End the servers that work in a directory of a drill, and remove it.
+    EndScratch {
+        /// The directory.
+        directory: String,
+    },
     /// Delete indices that a restore has made, and bring back those that it has replaced.
     PutBackIndices {
         /// Those that were not there before.
@@ -97,6 +102,7 @@ impl Undo {
                 | Undo::MakeRepositoryWritable
                 | Undo::DiscardStaged { .. }
                 | Undo::ForgetRepository { .. }
+                | Undo::EndScratch { .. }
         )
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a profile holds no secret, only where secrets are; so it may be printed, and written into the journal.
 
+mod drill;
 mod load;
 pub mod value;
 
@@ -21,6 +22,7 @@ use crate::source::process::{CelerySettings, ProcessSettings};
 use crate::source::redis::RedisSettings;
 use crate::source::systemd::SystemdSettings;
 
+pub use drill::{DrillSettings, ScratchServer};
 pub use load::{BUILT_IN, MAX_BYTES, ProfileError, built_in, parse};
 pub use value::{Argv, Component, HostPort, PathPattern, Seconds, Unit, Word};
 
@@ -62,6 +64,8 @@ pub struct Profile {
     pub redis: RedisSettings,
     /// What is done once data is restored.
     pub after_restore: AfterRestore,
+    /// Servers that are made for a while, to prove that a backup set can be restored.
+    pub drill: DrillSettings,
     /// Which backup sets are kept.
     pub retention: Retention,
 }
@@ -86,6 +90,7 @@ impl Default for Profile {
             neo4j: Neo4jSettings::default(),
             redis: RedisSettings::default(),
             after_restore: AfterRestore::default(),
+            drill: DrillSettings::default(),
             retention: Retention::default(),
         }
     }

@@ -16,7 +16,7 @@ pub mod neo4j;
 pub mod plan;
 pub mod postgres;
 pub mod redis;
-mod told;
+pub mod told;
 pub mod trees;
 
 use std::fmt;

@@ -19,6 +19,7 @@ use crate::source::elasticsearch::restore::Request;
 use crate::source::elasticsearch::{self, ElasticsearchSettings, SAVED_PREFIX, settings_file};
 use crate::source::files::swap::Swap;
 use crate::source::redis;
+use crate::source::scratch::Scratch;
 use crate::source::wait::pause;
 
 /// How often a server that does not answer is asked again.
@@ -69,6 +70,10 @@ fn undo_one(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
             patiently(profile.elasticsearch.health_timeout(), || client.unregister())?;
             remove_restored(Path::new(directory))?;
             Ok("its registration and its directory are gone".to_owned())
+        }
+        Undo::EndScratch { directory } => {
+            let ended = Scratch::at(Path::new(directory)).end()?;
+            Ok(format!("{ended} processes that were left are ended, and the directory is gone"))
         }
         Undo::PutBackIndices { made, snapshot, replaced } => {
             put_back_indices(profile, made, snapshot.as_deref(), replaced)

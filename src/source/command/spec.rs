@@ -220,3 +220,10 @@ impl Finished {
         Err(SourceError::Command { program: self.program, status: told(self.status), stderr: self.stderr })
     }
 }
+
+/// Where a program is; `None` if it is nowhere. One without a slash is looked for where those of accounts are.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let directories = if name.contains('/') { "" } else { SEARCHED };
+    let places = directories.split(':').map(|directory| Path::new(directory).join(name));
+    places.into_iter().find(|place| place.is_file())
+}

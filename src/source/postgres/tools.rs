@@ -68,7 +68,11 @@ pub fn tools(settings: &PostgresSettings, stop: &dyn Fn() -> bool) -> Vec<Tool> 
     NAMES.into_iter().map(tool).collect()
 }
 
-fn version(settings: &PostgresSettings, name: &str, stop: &dyn Fn() -> bool) -> Result<Version, SourceError> {
+pub(super) fn version(
+    settings: &PostgresSettings,
+    name: &str,
+    stop: &dyn Fn() -> bool,
+) -> Result<Version, SourceError> {
     let output = settings.program(name)?.arg("--version").run(MOST, LIMIT, stop)?.output()?;
     let text = String::from_utf8_lossy(&output);
     parsed(&text).ok_or_else(|| SourceError::Answer {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cairn::backend::local::Local;
 use cairn::format::ObjectId;
 use cairn::format::key::Credential;
+use cairn::format::record::{Drilled, Proof};
 use cairn::format::set::Status;
 use cairn::progress::Silent;
 use cairn::repo::{OpenOptions, Repository};
@@ -12,13 +13,13 @@ use cairn::repo::{OpenOptions, Repository};
 use super::{Place, text};
 use crate::sets::set_of;
 
-fn open(place: &Place) -> Repository {
+pub(super) fn open(place: &Place) -> Repository {
     let backend = Arc::new(Local::open(&place.path().join("repo")).unwrap());
     let options = OpenOptions { cache: Some(place.path().join("cache")), host: "test".to_owned() };
     Repository::open(backend, &Credential::KeyFile([5; 32].into()), &options, &Silent).unwrap()
 }
 
-fn newest(repository: &Repository) -> ObjectId {
+pub fn newest(repository: &Repository) -> ObjectId {
     repository.snapshots().unwrap().last().unwrap().id
 }
 
@@ -102,4 +103,47 @@ fn sets_are_listed_and_reported() {
         place.fails(&["--json", "platform", "sets", "--report", "latest", "--format", form], 2, &["--output"]);
     }
     place.fails(&["platform", "sets", "--format", "text"], 2, &["--report"]);
+}
+
+/// The proof of a drill of the first component.
+pub fn proof(set: &ObjectId, snapshot: ObjectId, time: &str) -> Proof {
+    Proof {
+        snapshot,
+        time: time.parse().unwrap(),
+        bytes: 1,
+        milliseconds: 3,
+        host: "h".to_owned(),
+        program: "a test".to_owned(),
+        drill: Some(Drilled {
+            set: *set,
+            component: "config".to_owned(),
+            compared: "1 file".to_owned(),
+            versions: Default::default(),
+            restore_milliseconds: 2,
+            compare_milliseconds: 1,
+        }),
+    }
+}
+
+#[test]
+fn the_newest_proven_set_stays_although_newer_ones_are_complete() {
+    let place = Place::new();
+    let (sets, snapshots) = three_sets(&place);
+    let repository = open(&place);
+    repository.publish_drill(&sets[0], &[proof(&sets[0], snapshots[0], "2026-03-05T00:00:00Z")]).unwrap();
+    place.fails(&["forget", &sets[0].to_string()], 1, &["newest proven", "--unsafe-allow-remove-all"]);
+    let told = text(&place.ok(&["forget", "--keep-last", "1", "--dry-run"]).stdout);
+    let line = |id: &ObjectId| told.lines().find(|line| line.contains(&id.short())).unwrap().to_owned();
+    assert!(line(&sets[0]).contains("newest proven"), "{told}");
+    assert!(line(&snapshots[0]).contains("part of backup set"), "{told}");
+    place.ok(&["forget", "--keep-last", "1"]);
+    assert_eq!((place.count(), open(&place).sets().unwrap().len()), (3, 3));
+    // A newer one that is proven takes its place.
+    repository.publish_drill(&sets[1], &[proof(&sets[1], snapshots[1], "2026-03-06T00:00:00Z")]).unwrap();
+    place.ok(&["forget", "--keep-last", "1"]);
+    let left: Vec<ObjectId> = open(&place).sets().unwrap().iter().map(|info| info.id).collect();
+    assert_eq!((place.count(), left.as_slice()), (2, &sets[1..]));
+    place.ok(&["forget", "--keep-last", "1", "--unsafe-allow-remove-all"]);
+    assert_eq!(open(&place).sets().unwrap().len(), 1);
+    place.ok(&["check"]);
 }

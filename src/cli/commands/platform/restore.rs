@@ -15,12 +15,13 @@ use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
 use crate::format::codec::escape;
-use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Point, Wish, choose, words};
+use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, choose, words};
 use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::orchestrate::platform::restore::plan::{Look, RestorePlan, plan};
 use crate::orchestrate::platform::restore::{Existing, Options, Order, Outcome, State, restore};
 use crate::orchestrate::select::parse_time;
 use crate::progress::Notice;
+use crate::repo::sets::SetInfo;
 use crate::repo::{Repository, chain};
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
@@ -107,7 +108,9 @@ pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, con
         let subject = format!("{} {}", record.kind, record.id);
         context.monitor.notice(Notice { subject, message: record.message() });
     }
-    let known: Vec<Known> = sets.into_iter().map(|info| Known { info, proven: None }).collect();
+    let proofs = repository.readable_snapshots()?.proven(&sets);
+    let proven = |info: &SetInfo| proofs.get(&info.id).and_then(|proof| proof.proven);
+    let known: Vec<Known> = sets.into_iter().map(|info| Known { proven: proven(&info), info }).collect();
     let wanted = match (&point.at, point.set.as_deref()) {
         (Some(at), _) => Point::At(parse_time(at, &TimeZone::system())?),
         (None, Some("latest")) => Point::Latest,
@@ -132,10 +135,7 @@ fn show(plan: &RestorePlan, output: Output) -> Result<()> {
         time(plan.time),
         escape(plan.host.as_bytes())
     ))?;
-    for passed in &plan.passed {
-        let (id, when, why) = (passed.id.short(), time(passed.time), words(&passed.flaws));
-        output.line(&format!("  passed over: {id} of {when}: it is {why}"))?;
-    }
+    show_passed(&plan.passed, output)?;
     for intent in &plan.components {
         output.line(&format!("\n{}: {}", intent.component.name(), bytes(intent.bytes)))?;
         for place in &intent.into {
@@ -159,6 +159,15 @@ fn show(plan: &RestorePlan, output: Output) -> Result<()> {
     output.line(&format!("it may take about {} s", plan.estimate_seconds))?;
     for obstacle in &plan.obstacles {
         output.line(&format!("\nIN THE WAY: {obstacle}"))?;
+    }
+    Ok(())
+}
+
+/// Sets that were not taken.
+pub fn show_passed(passed: &[Passed], output: Output) -> Result<()> {
+    for one in passed {
+        let (id, when, why) = (one.id.short(), time(one.time), words(&one.flaws));
+        output.line(&format!("  passed over: {id} of {when}: it is {why}"))?;
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! `cairn platform sets`.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::cli::args::Global;
@@ -11,9 +14,11 @@ use crate::cli::commands::{Context, open, select_set};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{self, bytes, time};
 use crate::cli::report;
+use crate::format::ObjectId;
 use crate::format::codec::{escape, escape_path};
 use crate::format::set::{Consistency, Status};
 use crate::progress::Notice;
+use crate::repo::proven::SetProof;
 use crate::repo::sets::SetInfo;
 
 /// How wide a report in a file is.
@@ -27,34 +32,43 @@ pub fn run(global: &Global, args: SetsArgs, context: &Context<'_>) -> Result<Exi
     }
     let repository = open(global, context)?;
     let (mut all, damaged) = repository.readable_sets()?;
-    for record in damaged {
+    let snapshots = repository.readable_snapshots()?;
+    let proofs = snapshots.proven(&all);
+    for record in damaged.into_iter().chain(snapshots.damaged_proofs) {
         let subject = format!("{} {}", record.kind, record.id);
         context.monitor.notice(Notice { subject, message: record.message() });
     }
     all.retain(|info| args.profile.as_ref().is_none_or(|profile| *profile == info.set.profile));
     match &args.report {
-        Some(text) => write_report(&all, text, &args, context),
-        None => list(&all, context),
+        Some(text) => write_report(&all, text, &proofs, &args, context),
+        None => list(&all, &proofs, context),
     }
 }
 
-fn list(all: &[SetInfo], context: &Context<'_>) -> Result<Exit> {
+/// What drills have proven, by set.
+type Proofs = HashMap<ObjectId, SetProof>;
+
+fn list(all: &[SetInfo], proofs: &Proofs, context: &Context<'_>) -> Result<Exit> {
     if !all.is_empty() {
         context.output.line(&format!(
-            "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:>11}  {:>11}  {}",
-            "ID", "TIME", "PROFILE", "HOST", "STATUS", "POINT", "SIZE", "STORED", "COMPONENTS"
+            "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:10}  {:>12}  {:>11}  {:>11}  {}",
+            "ID", "TIME", "PROFILE", "HOST", "STATUS", "POINT", "PROVEN", "DRILL TOOK", "SIZE", "STORED", "COMPONENTS"
         ))?;
     }
     for info in all {
-        context.output.object("set", fields(info))?;
-        context.output.line(&line(info))?;
+        let proof = proofs.get(&info.id);
+        context.output.object("set", fields(info, proof))?;
+        context.output.line(&line(info, proof))?;
     }
     context.output.summary(&format!("{} backup sets", all.len()), json!({ "sets": all.len() }))?;
     Ok(Exit::Done)
 }
 
-fn line(info: &SetInfo) -> String {
+fn line(info: &SetInfo, proof: Option<&SetProof>) -> String {
     let set = &info.set;
+    let day = |time: Timestamp| time.to_zoned_datetime(TimeZone::system()).date().to_string();
+    let proven = proof.map_or("-".to_owned(), |proof| proof.proven.map_or("in part".to_owned(), day));
+    let took = proof.map_or("-".to_owned(), |proof| report::duration(proof.milliseconds()));
     let point = match set.consistency {
         Consistency::OnePointInTime => "one",
         Consistency::Online => "online",
@@ -64,13 +78,15 @@ fn line(info: &SetInfo) -> String {
         status => format!("{} ({})", escape(component.name.as_bytes()), report::status(status)),
     };
     format!(
-        "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:>11}  {:>11}  {}",
+        "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:10}  {:>12}  {:>11}  {:>11}  {}",
         info.id.short(),
         time(set.time),
         escape(set.profile.as_bytes()),
         escape(set.host.as_bytes()),
         report::status(set.status),
         point,
+        proven,
+        took,
         bytes(set.bytes()),
         bytes(set.stored_bytes()),
         set.components.iter().map(component).collect::<Vec<_>>().join(", "),
@@ -83,7 +99,7 @@ pub fn meant<'s>(all: &'s [SetInfo], text: &str) -> Result<&'s SetInfo> {
     Ok(if text == "latest" { all.last() } else { select_set(all, text) }.ok_or_else(missing)?)
 }
 
-fn write_report(all: &[SetInfo], text: &str, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
+fn write_report(all: &[SetInfo], text: &str, proofs: &Proofs, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
     let info = meant(all, text)?;
     let report = match format(args, context) {
         ReportFormat::Html => report::html(&info.id, &info.set),
@@ -91,7 +107,7 @@ fn write_report(all: &[SetInfo], text: &str, args: &SetsArgs, context: &Context<
             let columns = if args.output.is_some() { USUAL_COLUMNS } else { report::terminal::columns() };
             report::terminal::text(&info.id, &info.set, columns)
         }
-        ReportFormat::Json => format!("{}\n", render::object("set", fields(info))?),
+        ReportFormat::Json => format!("{}\n", render::object("set", fields(info, proofs.get(&info.id)))?),
     };
     let Some(path) = &args.output else {
         std::io::stdout().write_all(report.as_bytes())?;
@@ -112,6 +128,6 @@ fn format(args: &SetsArgs, context: &Context<'_>) -> ReportFormat {
 }
 
 /// A set for programs.
-fn fields(info: &SetInfo) -> Value {
-    json!({ "id": info.id, "set": info.set })
+fn fields(info: &SetInfo, proof: Option<&SetProof>) -> Value {
+    json!({ "id": info.id, "set": info.set, "proof": proof })
 }

@@ -84,7 +84,7 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
 
 /// The place of a root of the store on this machine. The directories have the same names everywhere; only where they
 /// are differs.
-fn place(root: &Path, configuration: &Configuration) -> Option<PathBuf> {
+pub fn place(root: &Path, configuration: &Configuration) -> Option<PathBuf> {
     let here = [&configuration.databases, &configuration.transactions, &configuration.data];
     if here.iter().any(|directory| root.parent() == Some(directory))
         || configuration.transaction_log.as_deref() == Some(root)

@@ -19,6 +19,7 @@ use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::restore::{Old, Scene};
 use crate::orchestrate::restore::{self, RestoreOptions};
 use crate::progress::WithinStep;
+use crate::repo::{Repository, SnapshotInfo};
 use crate::source::SourceError;
 use crate::source::files::swap::Swap;
 use crate::source::files::{Overwrite, OwnerLookup, Patterns};
@@ -50,13 +51,17 @@ pub fn inner(path: &Path) -> &[u8] {
 
 /// A small stream, whole.
 pub fn small(scene: &Scene<'_>, snapshot: &ObjectId) -> Result<Vec<u8>, OrchestrateError> {
-    let info = scene.snapshot(snapshot)?;
+    small_stream(scene.order.repository, scene.snapshot(snapshot)?)
+}
+
+/// The same, of a snapshot that is known.
+pub fn small_stream(repository: &Repository, info: &SnapshotInfo) -> Result<Vec<u8>, OrchestrateError> {
     if info.snapshot.content.bytes > SMALL {
         let (id, bytes) = (info.id.short(), info.snapshot.content.bytes);
         return Err(OrchestrateError::Unfit(format!("snapshot {id} has {bytes} bytes where {SMALL} are the most")));
     }
     let mut bytes = Vec::new();
-    scene.order.repository.small_stream(&info.snapshot.content)?.read_to_end(&mut bytes).map_err(read_failed)?;
+    repository.small_stream(&info.snapshot.content)?.read_to_end(&mut bytes).map_err(read_failed)?;
     Ok(bytes)
 }
 
@@ -104,7 +109,18 @@ pub fn write(
     target: &Path,
     notes: &Notes<'_>,
 ) -> Result<restore::Report, OrchestrateError> {
-    let info = scene.snapshot(snapshot)?;
+    write_tree(scene.order.repository, scene.snapshot(snapshot)?, step, root, target, notes)
+}
+
+/// The same, of a snapshot that is known.
+pub fn write_tree(
+    repository: &Repository,
+    info: &SnapshotInfo,
+    step: &str,
+    root: &Path,
+    target: &Path,
+    notes: &Notes<'_>,
+) -> Result<restore::Report, OrchestrateError> {
     let options = RestoreOptions {
         path: inner(root).to_vec(),
         target: target.to_owned(),
@@ -117,7 +133,7 @@ pub fn write(
         owner_lookup: OwnerLookup::Name,
     };
     let monitor = WithinStep::new(step, notes);
-    let report = restore::to_directory(scene.order.repository, &info.snapshot, &info.id.short(), &options, &monitor)?;
+    let report = restore::to_directory(repository, &info.snapshot, &info.id.short(), &options, &monitor)?;
     if report.failed > 0 || report.owners_left > 0 {
         let (failed, left) = (report.failed, report.owners_left);
         return Err(OrchestrateError::Unfit(format!(

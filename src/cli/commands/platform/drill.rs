@@ -1,0 +1,191 @@
+//! `cairn platform drill`.
+
+use std::path::Path;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::cli::args::Global;
+use crate::cli::args::platform::DrillArgs;
+use crate::cli::commands::platform::restore::{chosen, show_passed};
+use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, watch};
+use crate::cli::commands::{Context, open};
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::{Output, bytes, time};
+use crate::cli::report::duration;
+use crate::format::codec::escape;
+use crate::orchestrate::platform::choose::{Flaw, words};
+use crate::orchestrate::platform::drill::plan::{DrillPlan, Look, plan};
+use crate::orchestrate::platform::drill::{OPERATION, Order, Outcome, State, drill};
+use crate::orchestrate::platform::journal::Found;
+use crate::orchestrate::platform::profile::{Component, Profile};
+use crate::orchestrate::platform::resume::{Resumed, Wanted, resume};
+use crate::orchestrate::platform::state::StateDir;
+use crate::progress::{Monitor, Notice};
+use crate::repo::chain;
+
+pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Result<Exit> {
+    let profile = profile::load(&args.profile.profile)?;
+    let wanted = wanted(&profile, &args)?;
+    if args.point.at.is_none() && args.point.set.is_none() {
+        args.point.set = Some("latest".to_owned());
+    }
+    // That it is not proven yet is what a drill is for.
+    args.point.allow.push(Flaw::Unverified);
+    let repository = &open(global, context)?;
+    let choice = chosen(repository, &profile, &args.point, context)?;
+    let (state, _lock) = lock(&profile, args.wait, context)?;
+    if !args.dry_run {
+        end_last(&state, &profile, context.monitor)?;
+    }
+    let snapshots = repository.readable_snapshots()?.found;
+    let mark = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
+    let stop = || context.monitor.interrupted();
+    let beside = profile.state.directory.parent().unwrap_or(Path::new("/"));
+    let parent = args.scratch.as_deref().or(profile.drill.directory.as_deref()).unwrap_or(beside);
+    let parent = std::path::absolute(parent)?;
+    let look = Look { profile: &profile, snapshots: &snapshots, parent: &parent, mark: &mark, stop: &stop };
+    let plan = plan(&look, choice, &wanted)?;
+    show(&plan, context.output)?;
+    if args.dry_run {
+        show_steps(&plan, context.output)?;
+    }
+    if !plan.obstacles.is_empty() {
+        for obstacle in &plan.obstacles {
+            context.output.error(obstacle, Exit::Failed as u8);
+        }
+        let summary = json!({ "set": plan.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
+        context.output.summary("nothing was begun: first see to what is in the way", summary)?;
+        return Ok(Exit::Failed);
+    }
+    if args.dry_run {
+        context.output.summary("nothing was made", json!({ "set": plan.set, "dry_run": true }))?;
+        return Ok(Exit::Done);
+    }
+    let live = watch(context)?;
+    undo_first(context)?;
+    let order = Order { repository, profile: &profile, plan: &plan, state: &state, monitor: &live };
+    let outcome = drill(&order)?;
+    live.finish("");
+    tell(&plan, &outcome, context)
+}
+
+/// Ends what an earlier drill has left that was killed; nobody else needs it. What another run has left is for `resume`.
+fn end_last(state: &StateDir, profile: &Profile, monitor: &dyn Monitor) -> Result<()> {
+    let Some(found) = Found::read(state)? else { return Ok(()) };
+    if found.damaged > 0 || found.header.as_ref().is_none_or(|header| header.operation != OPERATION) {
+        return Ok(());
+    }
+    if let Resumed::Undone(outcome) = resume(state, profile, Wanted::CutOff, monitor)?
+        && let Some(stuck) = outcome.stuck.into_iter().next()
+    {
+        return Err(stuck.into());
+    }
+    let message = "what it had left was ended and removed".to_owned();
+    monitor.notice(Notice { subject: "a drill that did not end".to_owned(), message });
+    Ok(())
+}
+
+fn wanted(profile: &Profile, args: &DrillArgs) -> Result<Vec<Component>> {
+    let is_wanted = |one: &Component| (args.only.is_empty() || args.only.contains(one)) && !args.skip.contains(one);
+    let wanted: Vec<Component> = profile.components.iter().copied().filter(is_wanted).collect();
+    if let Some(absent) = args.only.iter().find(|one| !wanted.contains(one)) {
+        return Err(Usage(format!("{} is not in the profile, or was left out", absent.name())).into());
+    }
+    match wanted.is_empty() {
+        true => Err(Usage("no component is left to look at".to_owned()).into()),
+        false => Ok(wanted),
+    }
+}
+
+fn show(plan: &DrillPlan, output: Output) -> Result<()> {
+    output.object("plan", plan)?;
+    let flaws = if plan.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.flaws)) };
+    let (id, host) = (plan.set.short(), escape(plan.host.as_bytes()));
+    output.line(&format!("backup set {id} of {}, from {host}{flaws}", time(plan.time)))?;
+    show_passed(&plan.passed, output)?;
+    output.line(&format!("servers work in {}, and are ended with it", plan.directory))?;
+    for intent in &plan.components {
+        let trouble = intent.trouble.as_ref().map(|why| format!("; CANNOT BE PROVEN: {why}")).unwrap_or_default();
+        output.line(&format!("{:14} {}{trouble}", intent.component.name(), bytes(intent.bytes)))?;
+    }
+    for (component, why) in &plan.left_out {
+        output.line(&format!("{} is left out: {why}", component.name()))?;
+    }
+    let (needed, free) = (bytes(plan.room.needed_bytes), bytes(plan.room.available_bytes));
+    output.line(&format!("room: {needed} needed at {}, {free} are free", plan.room.path))?;
+    output.line(&format!("it may take about {} s", plan.estimate_seconds))?;
+    for obstacle in &plan.obstacles {
+        output.line(&format!("IN THE WAY: {obstacle}"))?;
+    }
+    Ok(())
+}
+
+fn show_steps(plan: &DrillPlan, output: Output) -> Result<()> {
+    output.line("\nSTEPS (none changes the platform)")?;
+    for (at, step) in plan.run.steps.iter().enumerate() {
+        steps::show_step(at + 1, step, output)?;
+    }
+    Ok(())
+}
+
+/// 0 only if all that was asked for is equal, and its proofs are durable.
+fn exit(outcome: &Outcome) -> Exit {
+    let has = |state| outcome.components.iter().any(|one| one.state == state);
+    match &outcome.error {
+        Some(error) if error.is_interrupted() && outcome.stuck.is_empty() => Exit::Interrupted,
+        Some(_) => Exit::Failed,
+        None if !outcome.stuck.is_empty() || has(State::Different) || has(State::Failed) => Exit::Failed,
+        None if !has(State::Proven) => Exit::Failed,
+        None if outcome.components.iter().all(|one| one.state == State::Proven) => Exit::Done,
+        None => Exit::Unread,
+    }
+}
+
+fn tell(plan: &DrillPlan, outcome: &Outcome, context: &Context<'_>) -> Result<Exit> {
+    let (exit, output) = (exit(outcome), context.output);
+    for error in outcome.error.iter().chain(&outcome.stuck) {
+        output.error(&chain(error), exit as u8);
+    }
+    if !outcome.stuck.is_empty() {
+        let advice = "something is left: see what is named above, then run `cairn platform resume`";
+        output.error(advice, exit as u8);
+    }
+    for one in &outcome.components {
+        let state = match one.state {
+            State::Proven => "proven",
+            State::Uncompared => "restored, NOT compared, nothing is proven",
+            State::NotStarted => "NOT LOOKED AT, nothing is proven",
+            State::Failed => "FAILED",
+            State::Different => "DIFFERENT",
+        };
+        let took = format!(
+            "restored in {}, compared in {}",
+            duration(one.restore_milliseconds),
+            duration(one.compare_milliseconds)
+        );
+        let took = if one.state == State::Proven { format!(" ({took})") } else { String::new() };
+        output.line(&format!("{:14} {state}: {}{took}", one.component.name(), one.detail))?;
+        for line in one.differences.iter().chain(&one.notes) {
+            output.line(&format!("               {line}"))?;
+        }
+        if matches!(one.state, State::Different | State::Failed) {
+            let why = if one.differences.is_empty() { one.detail.clone() } else { one.differences.join("; ") };
+            output.error(&format!("{}: {why}", one.component.name()), exit as u8);
+        }
+    }
+    let total: u64 = outcome.components.iter().map(|one| one.restore_milliseconds + one.compare_milliseconds).sum();
+    let id = plan.set.short();
+    let sentence = match exit {
+        Exit::Done => format!("backup set {id}: all that was asked for is proven, in {}", duration(total)),
+        Exit::Unread => format!("backup set {id} is proven in part: see above"),
+        _ => format!("backup set {id} is not proven: see above"),
+    };
+    let summary = json!({
+        "set": plan.set, "exit": exit as u8, "components": outcome.components, "proofs": outcome.proofs,
+        "milliseconds": total, "steps": outcome.steps,
+    });
+    output.summary(&sentence, summary)?;
+    Ok(exit)
+}

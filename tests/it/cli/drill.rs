@@ -1,0 +1,323 @@
+//! `cairn platform drill` without the platform's servers: configuration, queues, and servers that do not come up. Real
+//! ones are in `tests/live/platform/servers/drills.rs`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cairn::format::ObjectId;
+use cairn::format::record::PathText;
+use cairn::format::set::{
+    Component, ConfigFacts, DatabaseFacts, Facts, KeyFile, Part, PostgresFacts, RedisFacts, Status,
+};
+use cairn::source::redis::encoding::{Encoder, KeyKind};
+use cairn::source::scratch::Scratch;
+use serde_json::{Value, json};
+
+use super::sets::{newest, open};
+use super::{Place, summary, text};
+use crate::sets::set_of;
+
+/// A platform of one file of configuration and two queues.
+struct Platform {
+    place: Place,
+    profile: PathBuf,
+}
+
+impl Platform {
+    fn new(more: &str) -> Self {
+        let place = Place::new();
+        // Servers run as accounts of their own, so they have to get there.
+        fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+        let platform = Platform { profile: place.path().join("profile.toml"), place };
+        fs::create_dir(platform.path("etc")).unwrap();
+        fs::write(platform.path("etc/app.conf"), "level = 1\n").unwrap();
+        platform.configure(more);
+        platform
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn configure(&self, more: &str) {
+        let here = self.place.path().display();
+        let text = format!(
+            "extends = 'none'\nname = 'p'\ncomponents = ['config', 'postgres', 'redis']\n[state]\ndirectory = '{here}/state'\n\
+             [config.groups.mine]\npaths = ['{here}/etc']\n[redis]\nqueues = ['tasks']\ningestion-queues = ['inbound']\n{more}\n"
+        );
+        fs::write(&self.profile, text).unwrap();
+    }
+
+    fn argv<'a>(&'a self, command: &'a str, options: &[&'a str]) -> Vec<&'a str> {
+        let profile = self.profile.to_str().unwrap();
+        [&["--json", "platform", command, "--profile", profile], options].concat()
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> Output {
+        self.place.run(&self.argv(command, options))
+    }
+
+    #[track_caller]
+    fn drill(&self, code: i32, options: &[&str]) -> Value {
+        let output = self.run("drill", options);
+        assert_eq!(output.status.code(), Some(code), "{}\n{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(self.left(), Vec::<PathBuf>::new(), "nothing is left of it");
+        summary(&output)
+    }
+
+    /// Directories of drills, and the journal.
+    fn left(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.place.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_drill = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("cairn-drill-");
+        let journal = self.path("state/journal");
+        entries.filter(is_drill).chain(journal.exists().then_some(journal)).collect()
+    }
+
+    /// What is proven of the newest set.
+    fn proof(&self) -> Value {
+        let output = text(&self.place.ok(&["--json", "platform", "sets"]).stdout);
+        let mut sets = output.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        sets.rfind(|line| line["type"] == "set").unwrap()["proof"].clone()
+    }
+
+    /// A set of configuration, and of these components besides.
+    fn publish(&self, keys: &[PathBuf], others: Vec<Component>) -> ObjectId {
+        self.place.ok(&["-q", "backup", "--name", "p.config.tree", self.path("etc").to_str().unwrap()]);
+        let repository = open(&self.place);
+        let mut set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[newest(&repository)]);
+        let key = |path: &PathBuf| KeyFile {
+            path: PathText(path.to_str().unwrap().as_bytes().to_vec()),
+            named_by: None,
+            present: true,
+        };
+        let keys = keys.iter().map(key).collect();
+        set.components[0].facts = Some(Facts::Config(ConfigFacts { absent: Vec::new(), keys }));
+        set.components.extend(others);
+        repository.publish_set(&set).unwrap()
+    }
+
+    fn component(&self, name: &str, role: &str, stored: &[u8], facts: Facts) -> Component {
+        self.place.store(&format!("p.{name}.{role}"), stored);
+        let snapshot = newest(&open(&self.place));
+        Component {
+            name: name.to_owned(),
+            status: Status::Complete,
+            parts: vec![Part { role: role.to_owned(), snapshot, bytes: stored.len() as u64, stored_bytes: 1 }],
+            versions: BTreeMap::new(),
+            facts: Some(facts),
+            warnings: Vec::new(),
+            milliseconds: 1,
+        }
+    }
+
+    /// Queues with one task and two elements that came in, of which so many are recorded.
+    fn queues(&self, recorded: u64) -> Component {
+        let (mut out, mut encoder) = (Vec::new(), Encoder::default());
+        encoder.start(&mut out);
+        for (key, elements) in [("tasks", &["a"][..]), ("inbound", &["b", "c"])] {
+            encoder.key(&mut out, key, KeyKind::List).unwrap();
+            elements.iter().for_each(|element| encoder.element(&mut out, &[element.as_bytes()]).unwrap());
+            encoder.end_key(&mut out).unwrap();
+        }
+        encoder.finish(&mut out);
+        let queues = BTreeMap::from([("tasks".to_owned(), 1), ("inbound".to_owned(), recorded)]);
+        self.component("redis", "queues", &out, Facts::Redis(RedisFacts { queues, purged: BTreeMap::new() }))
+    }
+
+    fn dump(&self) -> Component {
+        let facts = PostgresFacts {
+            method: "dump".to_owned(),
+            system_id: "1".to_owned(),
+            timeline: 1,
+            lsn: "0/1".to_owned(),
+            databases: vec![DatabaseFacts { name: "postgres".to_owned(), tables: Vec::new() }],
+        };
+        self.component("postgres", "dump", b"-- a dump", Facts::Postgres(facts))
+    }
+}
+
+#[track_caller]
+fn state<'a>(summary: &'a Value, component: &str) -> &'a Value {
+    let all = summary["components"].as_array().unwrap_or_else(|| panic!("{summary:#}"));
+    all.iter().find(|one| one["component"] == component).unwrap_or_else(|| panic!("no {component}: {summary:#}"))
+}
+
+#[test]
+fn what_is_equal_is_proven_and_chosen_by_time() {
+    let platform = Platform::new("");
+    let key = platform.path("etc/app.conf");
+    let set = platform.publish(&[key], vec![platform.queues(2)]);
+    let restore = |point: &[&str]| platform.run("restore", &[point, &["--only", "config", "--dry-run"]].concat());
+    let points: [&[&str]; 2] = [&["--at", "2999-01-01"], &["--set", "latest-verified"]];
+    for point in points {
+        let refused = restore(point);
+        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+        assert!(text(&refused.stderr).contains("unverified"), "{}", text(&refused.stderr));
+    }
+
+    let shown = platform.drill(0, &["--dry-run"]);
+    assert_eq!(shown["dry_run"], true);
+    assert_eq!(platform.proof(), Value::Null);
+    // One component after the other, on other days: together they prove the set.
+    let first = platform.drill(0, &["--only", "config"]);
+    assert_eq!((&first["set"], state(&first, "config")["state"].as_str()), (&json!(set), Some("proven")), "{first:#}");
+    let proof = platform.proof();
+    assert!(proof["proven"].is_null() && proof["components"]["config"]["time"].is_string(), "{proof:#}");
+    assert_eq!(restore(points[0]).status.code(), Some(1));
+    let second = platform.drill(0, &["--only", "redis"]);
+    assert!(state(&second, "redis")["detail"].as_str().unwrap().contains("3 elements of 2 queues"), "{second:#}");
+    let proof = platform.proof();
+    assert_eq!(proof["proven"], proof["components"]["config"]["time"], "as of the older one: {proof:#}");
+    for point in points {
+        let chosen = restore(point);
+        assert!(chosen.status.success(), "{}", text(&chosen.stderr));
+        let plan: Value = serde_json::from_str(text(&chosen.stdout).lines().next().unwrap()).unwrap();
+        assert_eq!((&plan["set"], &plan["proven"]), (&json!(set), &proof["proven"]));
+    }
+
+    let listed = text(&platform.place.ok(&["--json", "snapshots", "--name", "p.config.tree"]).stdout);
+    let snapshot: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    assert_eq!(snapshot["verified"], proof["components"]["config"]["time"]);
+    assert_eq!((&snapshot["drill"]["set"], &snapshot["drill"]["component"]), (&json!(set), &"config".into()));
+    assert!(text(&platform.place.ok(&["snapshots"]).stdout).contains("drill "));
+    let table = text(&platform.place.ok(&["platform", "sets"]).stdout);
+    let day = proof["proven"].as_str().unwrap().split('T').next().unwrap();
+    assert!(table.contains("PROVEN") && table.contains(day), "{table}");
+    platform.place.ok(&["check", "--read-data"]);
+}
+
+#[test]
+fn a_difference_is_named_and_proves_nothing() {
+    let platform = Platform::new("");
+    let missing = platform.path("etc/lost.key");
+    platform.publish(std::slice::from_ref(&missing), vec![platform.queues(3)]);
+    let output = platform.run("drill", &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let words = [missing.to_str().unwrap(), "the queue inbound has 2 elements read through, and 3 were recorded"];
+    for word in words {
+        assert!(text(&output.stderr).contains(word), "{word}: {}", text(&output.stderr));
+    }
+    let summary = summary(&output);
+    assert_eq!((&summary["proofs"], &state(&summary, "config")["state"]), (&json!([]), &"different".into()));
+    assert_eq!((platform.proof(), platform.left()), (Value::Null, Vec::new()));
+}
+
+#[test]
+fn a_damaged_pack_is_found() {
+    let platform = Platform::new("");
+    platform.publish(&[], Vec::new());
+    for pack in fs::read_dir(platform.path("repo/data")).unwrap() {
+        for pack in fs::read_dir(pack.unwrap().path()).unwrap() {
+            let path = pack.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 3;
+            bytes[middle] ^= 1;
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let summary = platform.drill(1, &[]);
+    assert_eq!(state(&summary, "config")["state"], "failed", "{summary:#}");
+    assert_eq!(platform.proof(), Value::Null);
+}
+
+#[test]
+fn what_has_no_server_is_said_and_the_rest_is_proven() {
+    let platform = Platform::new("[postgres]\nbin-directory = '/nowhere'");
+    platform.publish(&[], vec![platform.dump(), platform.queues(2)]);
+    let summary = platform.drill(3, &[]);
+    let postgres = state(&summary, "postgres");
+    assert_eq!(postgres["state"], "not-started", "{summary:#}");
+    assert!(postgres["detail"].as_str().unwrap().contains("/nowhere/postgres"), "{summary:#}");
+    assert_eq!(summary["proofs"].as_array().unwrap().len(), 2);
+    let proof = platform.proof();
+    assert!(proof["proven"].is_null() && proof["components"]["redis"].is_object(), "{proof:#}");
+    // Alone, nothing at all is proven.
+    platform.drill(1, &["--only", "postgres"]);
+
+    let user = uzers::get_current_username().unwrap().into_string().unwrap();
+    let never = "command = ['sh', '-c', 'echo not today; exit 7']";
+    platform.configure(&format!("[drill.redis]\nuser = '{user}'\n{never}"));
+    let summary = platform.drill(1, &["--only", "redis"]);
+    let redis = state(&summary, "redis");
+    assert_eq!(redis["state"], "not-started", "{summary:#}");
+    for word in ["exit status 7", "not today"] {
+        assert!(redis["detail"].as_str().unwrap().contains(word), "{word}: {redis:#}");
+    }
+    platform.configure(&format!("[drill]\nstart-timeout-seconds = 1\n[drill.redis]\nuser = '{user}'\n{SLEEP}"));
+    let summary = platform.drill(1, &["--only", "redis"]);
+    let told = state(&summary, "redis")["detail"].as_str().unwrap().to_owned();
+    assert!(told.contains("is not ready") && told.contains("asleep"), "{told}");
+}
+
+#[test]
+fn a_place_that_servers_cannot_enter_is_refused() {
+    let platform = Platform::new("");
+    platform.publish(&[], Vec::new());
+    let closed = platform.path("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    let output = platform.run("drill", &["--scratch", closed.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot enter"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
+}
+
+/// A server that comes up, and is never ready.
+const SLEEP: &str = "command = ['sh', '-c', 'echo asleep; sleep 1000 & sleep 1000']";
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A drill that waits for such a server, and the directory where that works.
+fn hanging(platform: &Platform) -> (Child, Scratch) {
+    let mut command = platform.place.command();
+    command.args(platform.argv("drill", &["--only", "redis"])).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    let directory = || platform.left().into_iter().find(|path| path.is_dir());
+    wait_for("its server runs", || directory().is_some_and(|path| Scratch::at(&path).processes().unwrap().len() == 3));
+    (child, Scratch::at(&directory().unwrap()))
+}
+
+/// A process that works in a directory, and has nothing to do with drills.
+fn bystander(directory: &Path) -> Child {
+    Command::new("sleep").arg("1000").current_dir(directory).spawn().unwrap()
+}
+
+#[test]
+fn a_drill_that_is_killed_or_stopped_leaves_nothing() {
+    let user = uzers::get_current_username().unwrap().into_string().unwrap();
+    let platform = Platform::new(&format!("[drill.redis]\nuser = '{user}'\n{SLEEP}"));
+    platform.publish(&[], vec![platform.queues(2)]);
+    let alive = |child: &mut Child| child.try_wait().unwrap().is_none();
+
+    let (mut child, scratch) = hanging(&platform);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!((platform.left(), scratch.processes().unwrap().len()), (Vec::new(), 0));
+
+    for next in ["resume", "drill"] {
+        let (mut child, scratch) = hanging(&platform);
+        let mut other = bystander(scratch.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it was for is gone, and its servers know nothing of that.
+        assert_eq!((platform.left().len(), scratch.processes().unwrap().len()), (2, 3));
+        let options: &[&str] = if next == "drill" { &["--only", "config"] } else { &[] };
+        let output = platform.run(next, options);
+        assert!(output.status.success(), "{next}: {}", text(&output.stderr));
+        assert_eq!((platform.left(), scratch.processes().unwrap().len()), (Vec::new(), 0), "{next}");
+        assert!(alive(&mut other), "{next} ended what was none of its business");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}
