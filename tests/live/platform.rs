@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::lab::{Lab, PLATFORM};
 use crate::servers::PATIENCE;
 
-const PASSWORD: &str = "/root/password";
+pub const PASSWORD: &str = "/root/password";
 pub const REPOSITORY: &str = "/srv/backup";
 
 /// A platform with data, and an empty repository beside it.

@@ -59,7 +59,8 @@ impl Background {
             return Ok(());
         }
         let status = self.ended.map_or_else(|| "an unknown status".to_owned(), told);
-        Err(SourceError::Command { program: self.program.clone(), status, stderr: self.log_tail() })
+        let what = format!("it ended by itself, with {status}; its log ends: {}", self.log_tail());
+        Err(SourceError::Answer { server: self.program.clone(), what })
     }
 
     /// Waits for it to be ready, which `wait` looks at until its argument says to stop: when the server has ended, when

@@ -40,14 +40,16 @@ fn wait_until(what: &str, lab: &Lab, mut is_so: impl FnMut() -> bool) {
 fn the_units_install_as_documented_and_the_timer_comes_at_three() {
     let Some(lab) = Lab::boot(&[]) else { return };
     install(&lab);
-    let units = ["cairn-backup.service", "cairn-backup.timer", "cairn-resume.service"];
-    for unit in units {
+    let units = ["cairn-backup.service", "cairn-backup.timer", "cairn-resume.service", "cairn-drill.timer"];
+    for unit in units.into_iter().chain(["cairn-drill.service"]) {
         let path = format!("/etc/systemd/system/{unit}");
         let output = lab.run(&["systemd-analyze", "verify", "--man=no", &path]);
         let told = [output.stdout, output.stderr].concat();
         assert!(output.status.success() && told.is_empty(), "{unit}: {}", String::from_utf8_lossy(&told));
     }
-    assert!(lab.is_active("cairn-backup.timer"));
+    assert!(lab.is_active("cairn-backup.timer") && lab.is_active("cairn-drill.timer"));
+    let next = lab.ok(&["systemctl", "show", "cairn-drill.timer", "-P", "NextElapseUSecRealtime"]);
+    assert!(next.starts_with("Sun ") && ("06:00:00".."06:15:01").contains(&next.split(' ').nth(2).unwrap()), "{next}");
     for unit in &units[1..] {
         assert_eq!(lab.ok(&["systemctl", "is-enabled", unit]), "enabled");
     }
@@ -174,6 +176,16 @@ fn a_nightly_run_is_told_in_the_journal_in_metrics_and_in_a_report() {
     let figures = std::fs::read_to_string(lab.path("/var/lib/cairn/cairn.prom")).unwrap();
     assert!(figures.contains("cairn_platform_last_run_exit_code{profile=\"nightly\"} 0"), "{figures}");
     assert!(figures.contains("cairn_platform_last_success_timestamp_seconds{"), "{figures}");
+
+    // The other unit proves it.
+    let drilled = lab.run(&["systemctl", "start", "cairn-drill"]);
+    assert!(drilled.status.success(), "{}", lab.ok(&["journalctl", "--no-pager", "-u", "cairn-drill"]));
+    let secret = ["-r", "/srv/backup/cairn", "--password-file", "/etc/cairn/repository-password"];
+    let sets = lab.ok(&[&["cairn", "--json"], &secret[..], &["platform", "sets"]].concat());
+    let sets: Value = serde_json::from_str(sets.lines().next().unwrap()).unwrap();
+    assert!(sets["id"] == id && sets["proof"]["proven"].is_string(), "{sets:#}");
+    assert_eq!(lab.ok(&["find", "/var/lib", "-maxdepth", "1", "-name", "cairn-drill-*"]), "");
+    nightly.assert_up();
 
     // A night without a set leaves no page that says otherwise: one that is refused, and one that cannot begin.
     lab.ok(&["redis-cli", "rpush", "providers", "a task"]);

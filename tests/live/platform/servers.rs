@@ -5,6 +5,7 @@ mod absent;
 mod after;
 mod back;
 mod cuts;
+mod drills;
 mod failures;
 mod kills;
 mod nightly;
@@ -347,6 +348,8 @@ fn each_component_that_was_captured_comes_back_equal() {
         restores::a_base_backup_under_writes_recovers,
         versions::version_11_is_captured,
         restores::the_dump_of_redis_has_every_key,
+        drills::a_full_set_is_proven_beside_the_platform,
+        drills::the_files_of_postgresql_are_proven_and_tablespaces_are_left_alone,
         absent::an_edited_path_repo_stays_only_if_it_served,
         absent::an_edit_of_path_repo_that_was_cut_off_is_taken_back,
     ];

@@ -13,7 +13,7 @@ use crate::orchestrate::platform::restore::plan::snapshot;
 use crate::orchestrate::platform::restore::told::Told;
 use crate::orchestrate::platform::restore::trees;
 use crate::orchestrate::restore::Report;
-use crate::repo::SnapshotInfo;
+use crate::repo::{SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::{Account, Background, CommandSpec, find_program};
 use crate::source::scratch::Scratch;
@@ -134,14 +134,14 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Why a server cannot be started; `None` if it most probably can.
-pub fn cannot_start(server: &ScratchServer, key: &str) -> Option<String> {
+/// Why a server cannot be started; `None` if it most probably can. `usual` runs it, if the profile names nobody.
+pub fn cannot_start(server: &ScratchServer, usual: Option<&str>, key: &str) -> Option<String> {
     let words = server.command.words();
     let Some(program) = words.first() else {
         return Some(format!("the profile does not say how a server is started for it: set drill.{key}.command"));
     };
     match find_program(program) {
-        Some(_) => None,
+        Some(_) => account(server, usual, key).err().map(|error| chain(&error)),
         None => Some(format!("there is no {program}, which drill.{key}.command names")),
     }
 }

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use crate::format::codec::escape_path;
 use crate::format::set::{Component, Facts, Neo4jFacts};
+use crate::format::tree::Node;
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::locate::entry;
 use crate::orchestrate::platform::drill::bench::{Bench, Finding, account, text};
 use crate::orchestrate::platform::drill::plan::{COMPARE_NEO4J, RESTORE_NEO4J, START_NEO4J};
 use crate::orchestrate::platform::restore::neo4j::place;
 use crate::orchestrate::platform::restore::plan::part;
+use crate::orchestrate::platform::restore::trees;
 use crate::orchestrate::platform::store::Role;
 use crate::source::SourceError;
 use crate::source::command::{Account, Background};
@@ -37,7 +40,13 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
             let place = place(&root, &configuration).ok_or_else(|| {
                 OrchestrateError::Unfit(format!("the store has {}, which no Neo4j of 4.x has", escape_path(&root)))
             })?;
-            bytes += bench.write(RESTORE_NEO4J, stored, &root, &place)?.bytes;
+            let found = entry(bench.order.repository, &bench.snapshot(stored)?.snapshot, trees::inner(&root))?;
+            // A file is written into a directory under its own name.
+            let target = match found.is_some_and(|entry| !matches!(entry.node, Node::Directory)) {
+                true => place.parent().unwrap_or(&place),
+                false => &place,
+            };
+            bytes += bench.write(RESTORE_NEO4J, stored, &root, target)?.bytes;
         }
         Ok((format!("{bytes} bytes, read back and equal"), ()))
     })?;

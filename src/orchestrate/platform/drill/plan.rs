@@ -202,8 +202,11 @@ fn trouble(look: &Look<'_>, component: Component, held: &set::Component) -> Opti
     match component {
         Component::Config => None,
         Component::Postgres => postgres::trouble(held, look.profile, look.stop),
-        Component::Elasticsearch => cannot_start(&look.profile.drill.elasticsearch, component.name()),
-        Component::Neo4j => cannot_start(&look.profile.drill.neo4j, component.name()),
+        Component::Elasticsearch => {
+            let usual = Some(look.profile.elasticsearch.owner.as_str());
+            cannot_start(&look.profile.drill.elasticsearch, usual, component.name())
+        }
+        Component::Neo4j => cannot_start(&look.profile.drill.neo4j, None, component.name()),
         Component::Redis => redis::trouble(held, &look.profile.drill.redis),
     }
 }

@@ -29,7 +29,7 @@ type Counts = BTreeMap<String, u64>;
 /// Why what is saved cannot be looked at without a server.
 pub fn trouble(held: &Component, server: &ScratchServer) -> Option<String> {
     let dump = part(&held.parts, Role::RDB).is_ok();
-    cannot_start(server, "redis").filter(|_| dump)
+    cannot_start(server, None, "redis").filter(|_| dump)
 }
 
 pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, OrchestrateError> {
@@ -47,7 +47,7 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
     })?;
     let mut differences = differ("read through", &profile.redis, &facts.queues, &queued);
     differences.extend(differ("purged, read through", &profile.redis, &facts.purged, &purged));
-    if cannot_start(&profile.drill.redis, "redis").is_some() {
+    if cannot_start(&profile.drill.redis, None, "redis").is_some() {
         return bench.compare(COMPARE_REDIS, || Ok(Finding::of(seen(facts, "read through"), differences)));
     }
     let account = account(&profile.drill.redis, None, "redis")?;

@@ -71,10 +71,13 @@ pub fn version_11_is_captured(platform: &Platform) {
     let ended = platform.backup(&profile, &["--online", "--only", "postgres"]).must(0);
     assert!(ended.component("postgres")["versions"]["postgresql"].as_str().unwrap().starts_with("11."));
     dump(platform, &ended);
+    let proven = platform.drill(&profile, &["--allow", "online"]).must(0);
+    assert!(proven.summary["components"][0]["versions"]["postgresql"].as_str().unwrap().starts_with("11."));
 
     let profile = platform.profile("old-files", &format!("{server}method = \"files\"\n"));
     let ended = platform.backup(&profile, &["--only", "postgres"]).must(0);
     assert!(lab.is_active("old"));
+    platform.drill(&profile, &[]).must(0);
     let target = tempfile::tempdir().unwrap();
     tree(platform, ended.part("postgres", "files"), target.path());
     let to = cluster(target.path(), DATA, &bin);
