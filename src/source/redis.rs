@@ -4,6 +4,7 @@
 //! * [`read`]: queues to a stream, in bounded memory.
 //! * [`restore`]: a stream to queues.
 //! * [`aside`]: taking a queue away without losing what is pushed meanwhile, and giving it back.
+//! * `link`: a connection, and what is asked over it.
 //! * [`server`]: what the server is, who else talks to it, and its dump on disk.
 //!
 //! Invariant: nothing here deletes an element that is not in a [`encoding::Saved`], and a queue is never overwritten:
@@ -13,6 +14,7 @@
 
 pub mod aside;
 pub mod encoding;
+mod link;
 pub mod read;
 pub mod restore;
 pub mod server;
@@ -25,6 +27,7 @@ use redis::{Cmd, Connection, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
 use serde::{Deserialize, Serialize};
 
 use crate::source::SourceError;
+use crate::source::redis::link::Link;
 use crate::source::secret::SecretSource;
 use crate::source::wait::pause;
 
@@ -171,7 +174,8 @@ impl RedisSettings {
         Ok((host.to_owned(), port.parse().map_err(|_| invalid())?))
     }
 
-    fn connect(&self) -> Result<Connection, SourceError> {
+    /// What opens a connection, whenever and on whatever thread it is called.
+    fn opening(&self) -> Result<impl FnOnce() -> Result<Connection, RedisError> + Send + 'static, SourceError> {
         let address = match &self.socket {
             Some(path) => ConnectionAddr::Unix(path.clone()),
             None => {
@@ -186,18 +190,16 @@ impl RedisSettings {
         if let Some(secret) = self.password()? {
             login = login.set_password(secret.read()?.expose());
         }
-        let open = || -> Result<Connection, RedisError> {
+        let patience = Duration::from_secs(self.connect_timeout_seconds.max(1));
+        Ok(move || {
             let client = redis::Client::open(address.into_connection_info()?.set_redis_settings(login))?;
-            let mut connection =
-                client.get_connection_with_timeout(Duration::from_secs(self.connect_timeout_seconds.max(1)))?;
-            let limit = Some(Duration::from_secs(self.answer_timeout_seconds.max(1)));
-            connection.set_read_timeout(limit)?;
-            connection.set_write_timeout(limit)?;
+            let mut connection = client.get_connection_with_timeout(patience)?;
+            connection.set_read_timeout(None)?;
+            connection.set_write_timeout(None)?;
             // By this name our own connections are told from those of the platform.
             redis::cmd("CLIENT").arg("SETNAME").arg(our_name()).exec(&mut connection)?;
             Ok(connection)
-        };
-        open().map_err(|error| failed(self, "connect", error))
+        })
     }
 }
 
@@ -216,8 +218,7 @@ fn failed(settings: &RedisSettings, action: impl Into<String>, error: RedisError
 
 /// A connection.
 pub struct Client {
-    settings: RedisSettings,
-    connection: Connection,
+    link: Link,
 }
 
 /// What is waited for by [`Client::wait_drained`].
@@ -238,20 +239,20 @@ pub type OnLook<'a> = dyn FnMut(&BTreeMap<String, u64>) -> Result<(), SourceErro
 impl Client {
     /// Connects, and sees that the server answers.
     pub fn connect(settings: &RedisSettings) -> Result<Self, SourceError> {
-        Ok(Client { settings: settings.clone(), connection: settings.connect()? })
+        Ok(Client { link: Link::open(settings)? })
     }
 
     /// How it was reached.
     pub fn settings(&self) -> &RedisSettings {
-        &self.settings
+        self.link.settings()
     }
 
-    fn ask<T: FromRedisValue>(&mut self, action: &str, command: &Cmd) -> Result<T, SourceError> {
-        command.query(&mut self.connection).map_err(|error| failed(&self.settings, action, error))
+    fn ask<T: FromRedisValue + Send + 'static>(&mut self, action: &str, command: &Cmd) -> Result<T, SourceError> {
+        self.link.ask(action, command)
     }
 
     fn answer(&self, what: String) -> SourceError {
-        SourceError::Answer { server: self.settings.shown(), what }
+        SourceError::Answer { server: self.link.settings().shown(), what }
     }
 
     /// Elements of one key; of something that is not a list it is an error.
@@ -264,7 +265,7 @@ impl Client {
         let mut lengths = BTreeMap::new();
         for queue in queues {
             let mut sum = 0u64;
-            for key in self.settings.keys(queue) {
+            for key in self.link.settings().keys(queue) {
                 sum = sum.saturating_add(self.length(&key)?);
             }
             lengths.insert(queue.clone(), sum);
@@ -275,7 +276,7 @@ impl Client {
     /// Tasks that workers have taken and not yet acknowledged.
     pub fn unacked(&mut self) -> Result<u64, SourceError> {
         let mut sum = 0u64;
-        for prefix in self.settings.key_prefixes.clone() {
+        for prefix in self.link.settings().key_prefixes.clone() {
             let count = |name: &str| format!("{prefix}{name}");
             let content: u64 = self.ask("count unacknowledged tasks", redis::cmd("HLEN").arg(count(UNACKED[0])))?;
             let order: u64 = self.ask("count unacknowledged tasks", redis::cmd("ZCARD").arg(count(UNACKED[1])))?;
@@ -305,7 +306,7 @@ impl Client {
             }
             if started.elapsed() >= drain.limit {
                 let left = waiting(&left).join(", ");
-                let what = format!("{}: these queues did not become empty ({left})", self.settings.shown());
+                let what = format!("{}: these queues did not become empty ({left})", self.link.settings().shown());
                 return Err(SourceError::Timeout { what, limit: drain.limit });
             }
             pause(LOOK.min(drain.limit), stop)?;

@@ -15,7 +15,7 @@ use redis::Value;
 use crate::source::SourceError;
 use crate::source::redis::encoding::{KeyKind, Saved};
 use crate::source::redis::read::{QueueReader, Wanted};
-use crate::source::redis::{Client, End, failed};
+use crate::source::redis::{Client, End};
 
 /// Elements that one transaction moves.
 const BATCH: isize = 64;
@@ -62,7 +62,7 @@ impl Client {
     /// What is set aside, as a stream in which each key has the queue's own name.
     pub fn read_aside(&self, keys: &[String]) -> Result<QueueReader, SourceError> {
         let wanted = |key: &String| Wanted { key: aside(key), name: key.clone() };
-        QueueReader::new(&self.settings, keys.iter().map(wanted).collect())
+        QueueReader::new(self.link.settings(), keys.iter().map(wanted).collect())
     }
 
     /// Deletes what was set aside, if it is exactly what was saved; nothing of a key that differs. What is gone already
@@ -76,7 +76,7 @@ impl Client {
             let mut reader = self.read_aside(std::slice::from_ref(&key))?;
             io::copy(&mut reader, &mut io::sink()).map_err(|error| self.unreadable(&key, error))?;
             if reader.saved() != Some(std::slice::from_ref(saved)) {
-                let path = format!("{key:?} of {}", self.settings.shown());
+                let path = format!("{key:?} of {}", self.link.settings().shown());
                 return Err(SourceError::Changed { path, what: "what was set aside is not what was saved" });
             }
             self.ask::<u64>(&format!("delete what was saved of {key:?}"), redis::cmd("DEL").arg(aside(&key)))?;
@@ -126,7 +126,7 @@ impl Client {
                 )));
             }
         }
-        let right = self.settings.consumed_from(key) == End::Right;
+        let right = self.link.settings().consumed_from(key) == End::Right;
         let (from, to) = if right { (0, BATCH - 1) } else { (-BATCH, -1) };
         let mut elements: Vec<Vec<u8>> = self.ask(&action, redis::cmd("LRANGE").arg(aside(key)).arg(from).arg(to))?;
         let mut pipe = redis::pipe();
@@ -141,8 +141,7 @@ impl Client {
             moved.cmd("LTRIM").arg(aside(key)).arg(0).arg(-(elements.len() as isize) - 1);
         }
         // Nil if somebody used the queue meanwhile: nothing was moved, and it is tried again.
-        let _: Option<Vec<Value>> =
-            moved.query(&mut self.connection).map_err(|error| failed(&self.settings, action, error))?;
+        let _: Option<Vec<Value>> = self.link.transact(&action, moved)?;
         Ok(())
     }
 

@@ -8,11 +8,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
-use redis::{Cmd, Connection, FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue, Value};
 
 use crate::source::SourceError;
 use crate::source::redis::encoding::{Encoder, KeyKind, Saved};
-use crate::source::redis::{Client, RedisSettings, failed};
+use crate::source::redis::link::Link;
+use crate::source::redis::{Client, RedisSettings};
 
 /// How much one answer should hold at most; a single element may be larger.
 const ANSWER: usize = 2 << 20;
@@ -34,8 +35,7 @@ pub(super) struct Wanted {
 
 /// Reads keys, one after the other, through [`Read`].
 pub struct QueueReader {
-    settings: RedisSettings,
-    connection: Connection,
+    link: Link,
     encoder: Encoder,
     wanted: VecDeque<Wanted>,
     current: Option<Reading>,
@@ -68,20 +68,19 @@ impl Client {
     /// The elements of these keys as a stream. Keys that do not exist are in it as such.
     pub fn read_keys(&self, keys: &[String]) -> Result<QueueReader, SourceError> {
         let wanted = |key: &String| Wanted { key: key.clone(), name: key.clone() };
-        QueueReader::new(&self.settings, keys.iter().map(wanted).collect())
+        QueueReader::new(self.link.settings(), keys.iter().map(wanted).collect())
     }
 
     /// A queue with all its keys as a stream.
     pub fn read_queue(&self, queue: &str) -> Result<QueueReader, SourceError> {
-        self.read_keys(&self.settings.keys(queue))
+        self.read_keys(&self.link.settings().keys(queue))
     }
 }
 
 impl QueueReader {
     pub(super) fn new(settings: &RedisSettings, wanted: VecDeque<Wanted>) -> Result<Self, SourceError> {
         Ok(QueueReader {
-            settings: settings.clone(),
-            connection: settings.connect()?,
+            link: Link::open(settings)?,
             encoder: Encoder::default(),
             wanted,
             current: None,
@@ -104,12 +103,12 @@ impl QueueReader {
         whole.ok_or_else(|| self.answer("its queues were not read to their end, so they are not trusted".to_owned()))
     }
 
-    fn ask<T: FromRedisValue>(&mut self, action: &str, command: &Cmd) -> Result<T, SourceError> {
-        command.query(&mut self.connection).map_err(|error| failed(&self.settings, action, error))
+    fn ask<T: FromRedisValue + Send + 'static>(&mut self, action: &str, command: &Cmd) -> Result<T, SourceError> {
+        self.link.ask(action, command)
     }
 
     fn answer(&self, what: String) -> SourceError {
-        SourceError::Answer { server: self.settings.shown(), what }
+        SourceError::Answer { server: self.link.settings().shown(), what }
     }
 
     /// Puts the next piece of the stream into the buffer, which is empty.
@@ -213,14 +212,11 @@ impl QueueReader {
 
     fn close(&mut self, reading: &Reading, out: &mut Vec<u8>) -> Result<(), SourceError> {
         // Nil instead of the answers: the key was touched since WATCH.
-        let untouched: Option<Vec<Value>> = redis::pipe()
-            .atomic()
-            .cmd("EXISTS")
-            .arg(&reading.wanted.key)
-            .query(&mut self.connection)
-            .map_err(|error| failed(&self.settings, "see that a queue is unchanged", error))?;
+        let mut pipe = redis::pipe();
+        let look = pipe.atomic().cmd("EXISTS").arg(&reading.wanted.key);
+        let untouched: Option<Vec<Value>> = self.link.transact("see that a queue is unchanged", look)?;
         if untouched.is_none() || reading.done != reading.length && reading.kind != KeyKind::Absent {
-            let path = format!("{} of {}", reading.wanted.key, self.settings.shown());
+            let path = format!("{} of {}", reading.wanted.key, self.link.settings().shown());
             return Err(SourceError::Changed { path, what: "somebody uses the queue" });
         }
         let saved = self.encoder.end_key(out).map_err(|error| self.answer(error.to_string()))?;

@@ -182,6 +182,10 @@ impl Client {
     }
 
     fn unusable(&self, source: io::Error) -> SourceError {
-        SourceError::Unreadable { action: "read queues to be pushed back to", path: self.settings.shown(), source }
+        SourceError::Unreadable {
+            action: "read queues to be pushed back to",
+            path: self.link.settings().shown(),
+            source,
+        }
     }
 }

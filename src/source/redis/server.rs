@@ -109,7 +109,7 @@ impl Client {
 
     /// Has the server write its dump, and waits until it is there.
     pub fn bgsave(&mut self, stop: &dyn Fn() -> bool) -> Result<RdbSaved, SourceError> {
-        let limit = Duration::from_secs(self.settings.save_timeout_seconds);
+        let limit = Duration::from_secs(self.link.settings().save_timeout_seconds);
         let started = Instant::now();
         let file = self.info()?.rdb;
         let before = file.as_ref().and_then(|path| path.metadata().ok());
@@ -166,7 +166,7 @@ impl Client {
     fn await_save(&mut self, started: Instant, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(), SourceError> {
         while self.save_runs()? {
             if started.elapsed() >= limit {
-                let what = format!("{} did not end its background save", self.settings.shown());
+                let what = format!("{} did not end its background save", self.link.settings().shown());
                 return Err(SourceError::Timeout { what, limit });
             }
             pause(LOOK, stop)?;

@@ -66,3 +66,33 @@ fn what_was_purged_comes_back_by_requeue_in_its_order_before_what_came_since() {
     assert_eq!(light.ends("requeue", &["latest", "--all-queues"], 0)["elements"], 0);
     assert!(light.queue("providers").is_empty());
 }
+
+/// As with Ctrl-Z and `fg`. A read with a time limit ended with an error then.
+#[test]
+fn a_run_that_was_stopped_and_went_on_took_redis_for_a_server_that_failed() {
+    let Some(light) = Light::boot() else { return };
+    light.fill("providers", &["one"]);
+    let mut run = light.start("backup", &["--drain-timeout", "600"]);
+    assert!(run.begins("drain-queues"));
+    // The next question stays without an answer until Redis goes on.
+    let redis = |signal| light.lab.ok(&["systemctl", "kill", "--signal", signal, "redis"]);
+    redis("SIGSTOP");
+    assert!(run.waits_until(has_a_question));
+    run.frozen(|_| {});
+    redis("SIGCONT");
+    light.fill("providers", &[]);
+    record(&run.ended());
+}
+
+/// Whether something was sent to Redis that it has not read yet.
+fn has_a_question(light: &Light) -> bool {
+    let files = ["tcp", "tcp6"].map(|file| format!("/proc/{}/net/{file}", light.lab.leader()));
+    let connections = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    connections.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let waiting = fields.get(4).and_then(|queues| queues.split_once(':'));
+        fields.get(1).is_some_and(|local| local.ends_with(":18EB"))
+            && fields[3] == "01"
+            && waiting.is_some_and(|(_, unread)| unread.bytes().any(|digit| digit != b'0'))
+    })
+}
