@@ -204,6 +204,24 @@ pub struct PostgresFacts {
     pub lsn: String,
     /// Its databases.
     pub databases: Vec<DatabaseFacts>,
+    /// Where a base backup lies in the log; absent for the other methods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseFacts>,
+}
+
+/// A base backup's place in the write-ahead log: what a recovery to a time begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseFacts {
+    /// Where recovery begins.
+    pub start_lsn: String,
+    /// Where the files are one point in time.
+    pub stop_lsn: String,
+    /// When that was, by the server's clock.
+    pub ended: Timestamp,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Whether every segment from start to stop was found archived in the repository.
+    pub archived: bool,
 }
 
 impl PostgresFacts {

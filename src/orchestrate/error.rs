@@ -83,6 +83,9 @@ pub enum OrchestrateError {
     /// No backup set is chosen.
     #[error(transparent)]
     Choose(#[from] crate::orchestrate::platform::choose::ChooseError),
+    /// No base backup and log lead to a time.
+    #[error(transparent)]
+    Aim(#[from] crate::orchestrate::platform::aim::AimError),
     /// What a backup needs is not so, or somebody would be disturbed.
     #[error("{checks}; `--allow CHECK` begins in spite of one")]
     Refused {

@@ -20,6 +20,7 @@
 //! Invariant: whatever ends a run, what it stopped is started again, by itself or by `resume`.
 
 pub mod after;
+pub mod aim;
 pub mod answering;
 pub mod backup;
 pub mod capture;

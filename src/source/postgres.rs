@@ -14,6 +14,7 @@
 //! | capture the files of a stopped server | [`data_layout()`], then [`at_rest()`] before and after, with equal answers |
 //! | capture the files of a running server | [`BaseBackup`]: begin, copy, [`BaseBackup::finish`], copy the log |
 //! | put such files back | restore them, put the log into `pg_wal`, then [`complete_base()`] |
+//! | recover such files to a time | [`recovery`], and [`log`], which says whether the log reaches it |
 //! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
 //! | archive its log | [`system_id()`], [`WalSource`]; [`waiting()`] for what is next |
 //! | give it log that it asks for | [`WalTarget`] |
@@ -30,7 +31,9 @@ mod compare;
 mod counts;
 mod dump;
 mod files;
+pub mod log;
 mod new;
+pub mod recovery;
 mod restore;
 mod scratch;
 mod settings;
@@ -39,7 +42,7 @@ mod tools;
 mod wal;
 
 pub use base::{BaseBackup, BaseEnd, complete_base};
-pub use cluster::{Activity, Cluster, Coordinates, Database, Session, Tablespace, Version};
+pub use cluster::{Activity, Archiving, Cluster, Coordinates, Database, Session, Tablespace, Version};
 pub use compare::{Difference, compare};
 pub use counts::{Scope, Snapshot, counts, facts};
 pub use dump::Dump;
@@ -47,7 +50,7 @@ pub use files::{Control, Layout, at_rest, control, data_layout, is_running};
 pub use new::{copy_cluster, new_cluster, wait_until_recovered};
 pub use restore::{contents, restore_dump};
 pub use scratch::{ScratchCluster, fits};
-pub use settings::{Method, PostgresSettings};
+pub use settings::{ArchiveSettings, Method, PostgresSettings};
 pub use table::Table;
 pub use tools::{Tool, tools};
 pub use wal::{PageHeader, WalSource, WalTarget, history, system_id, waiting};

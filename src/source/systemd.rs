@@ -119,7 +119,7 @@ impl Systemd {
     }
 
     /// The last lines of a unit's journal; empty if they cannot be had.
-    fn last_words(&self, unit: &str, stop: &dyn Fn() -> bool) -> String {
+    pub fn last_words(&self, unit: &str, stop: &dyn Fn() -> bool) -> String {
         let lines = self.settings.journal_lines.to_string();
         let argv = [self.settings.journalctl.as_str(), "--no-pager", "-q", "-o", "cat", "-n", &lines, "-u", unit];
         let finished = CommandSpec::new(argv).run(64 << 10, Duration::from_secs(20), stop);

@@ -1,5 +1,6 @@
 //! Platforms, without servers: profiles, plans, the journal of a run and its undoing. Real servers are in `tests/live`.
 
+mod aim;
 mod choose;
 mod discover;
 mod metrics;

@@ -4,6 +4,7 @@ pub mod conformance;
 pub mod entries;
 pub mod faulty;
 pub mod full_set;
+pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod nth;

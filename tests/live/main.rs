@@ -7,6 +7,7 @@
 mod elasticsearch;
 mod lab;
 mod neo4j;
+mod pitr;
 mod platform;
 mod postgres;
 mod preflight;

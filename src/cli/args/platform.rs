@@ -170,6 +170,9 @@ pub struct RestoreArgs {
     /// Not these components, separated by commas
     #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
     pub skip: Vec<Component>,
+    /// Where PostgreSQL goes to --at TIME by its archived log: along this timeline, if the time lies on several
+    #[arg(long, value_name = "N", requires = "at")]
+    pub timeline: Option<u32>,
     /// Only show the plan
     #[arg(long)]
     pub dry_run: bool,

@@ -96,7 +96,7 @@ pub struct Wish<'a> {
 
 impl Wish<'_> {
     /// What is not asked about, because the point wanted includes it.
-    fn tolerates(&self, flaw: Flaw) -> bool {
+    pub fn tolerates(&self, flaw: Flaw) -> bool {
         match (&self.point, flaw) {
             (Point::Set(_), _) | (Point::Latest, Flaw::Unverified) => true,
             (Point::LatestVerified, Flaw::Unverified) => false,
@@ -196,15 +196,8 @@ pub fn choose(known: &[Known], wish: &Wish<'_>) -> Result<Choice, ChooseError> {
     if let Point::Set(prefix) = &wish.point {
         return by_id(known, prefix, wish);
     }
-    let mut candidates: Vec<&Known> = known
-        .iter()
-        .filter(|one| one.info.set.profile == wish.profile && wish.host.is_none_or(|host| host == one.info.set.host))
-        .collect();
+    let mut candidates = candidates(known, wish)?;
     let none = || ChooseError::None { profile: wish.profile.to_owned(), host: wish.host.map(str::to_owned) };
-    let hosts: BTreeSet<&str> = candidates.iter().map(|one| one.info.set.host.as_str()).collect();
-    if hosts.len() > 1 {
-        return Err(ChooseError::Hosts { hosts: Vec::from_iter(hosts).join(", ") });
-    }
     candidates.sort_by_key(|one| (one.info.set.time, one.info.id));
     let oldest = candidates.first().ok_or_else(none)?;
     if let Point::At(time) = wish.point {
@@ -225,6 +218,18 @@ pub fn choose(known: &[Known], wish: &Wish<'_>) -> Result<Choice, ChooseError> {
     let shown = |one: &Passed| format!("{} of {} is {}", one.id.short(), one.time, words(&one.flaws));
     let named: Vec<String> = passed.iter().take(NAMED).map(shown).collect();
     Err(ChooseError::Flawed { passed: named.join("; ") })
+}
+
+/// The sets of the profile and the machine that are meant.
+pub fn candidates<'k>(known: &'k [Known], wish: &Wish<'_>) -> Result<Vec<&'k Known>, ChooseError> {
+    let is_meant =
+        |one: &&Known| one.info.set.profile == wish.profile && wish.host.is_none_or(|host| host == one.info.set.host);
+    let candidates: Vec<&Known> = known.iter().filter(is_meant).collect();
+    let hosts: BTreeSet<&str> = candidates.iter().map(|one| one.info.set.host.as_str()).collect();
+    match hosts.len() > 1 {
+        true => Err(ChooseError::Hosts { hosts: Vec::from_iter(hosts).join(", ") }),
+        false => Ok(candidates),
+    }
 }
 
 fn by_id(known: &[Known], prefix: &str, wish: &Wish<'_>) -> Result<Choice, ChooseError> {

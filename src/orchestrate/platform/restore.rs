@@ -15,6 +15,7 @@ pub mod elasticsearch;
 pub mod neo4j;
 pub mod plan;
 pub mod postgres;
+pub mod recovery;
 pub mod redis;
 pub mod told;
 pub mod trees;
@@ -70,6 +71,8 @@ pub struct Options {
     pub target_root: PathBuf,
     /// Whether what was moved aside is removed when everything was found equal.
     pub discard_old: bool,
+    /// Where PostgreSQL goes after its base backup.
+    pub goal: Option<recovery::Goal>,
 }
 
 /// What a restore needs.

@@ -15,6 +15,7 @@ use crate::orchestrate::platform::executor::Notes;
 use crate::orchestrate::platform::profile::Component;
 use crate::progress::{Monitor, WithinStep};
 use crate::repo::Repository;
+use crate::repo::wal::Archive;
 use crate::source::SourceError;
 use crate::source::wait::INTERVAL;
 
@@ -70,6 +71,11 @@ impl<'a> Store<'a> {
     pub fn new(repository: &'a Repository, profile: &'a str) -> Self {
         let processors = std::thread::available_parallelism().map_or(2, NonZero::get);
         Store { repository, profile, free: Mutex::new(processors.clamp(2, 4)), freed: Condvar::new() }
+    }
+
+    /// The archived log of PostgreSQL in the same repository.
+    pub fn archive(&self) -> Archive {
+        Archive::of(self.repository)
     }
 
     /// Stores a tree; how many of its entries could not be read.

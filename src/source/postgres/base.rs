@@ -12,12 +12,15 @@ use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::format::set::PostgresFacts;
+use jiff::Timestamp;
+
+use crate::format::set::{BaseFacts, PostgresFacts};
 use crate::source::SourceError;
 use crate::source::command::Account;
 use crate::source::postgres::cluster::Cluster;
 use crate::source::postgres::counts;
 use crate::source::postgres::files::{self, Layout, escaped, unfit};
+use crate::source::postgres::log::{lsn, position};
 use crate::source::postgres::{Method, PostgresSettings};
 use crate::source::wait;
 
@@ -58,10 +61,8 @@ pub struct BaseEnd {
     pub label: Vec<u8>,
     /// The content of `tablespace_map`; empty if there are no tablespaces.
     pub tablespace_map: Vec<u8>,
-    /// Where recovery begins and, at the earliest, may end.
-    pub start_lsn: String,
-    /// The position at which the files are one point in time.
-    pub stop_lsn: String,
+    /// Where it lies in the log; nobody has looked yet whether that is archived.
+    pub place: BaseFacts,
     /// The segments of the log that must lie in the restored `pg_wal`, oldest first.
     pub segments: Vec<PathBuf>,
     _session: Cluster,
@@ -148,7 +149,8 @@ impl BaseBackup {
         };
         let sql = format!(
             "SELECT lsn::text, labelfile, coalesce(spcmapfile, ''), substr(pg_walfile_name(lsn), 1, 8), \
-             (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size') FROM {function}"
+             (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'), \
+             (extract(epoch FROM clock_timestamp()) * 1000000)::int8 FROM {function}"
         );
         let (cluster, action) = (self.cluster, "end a base backup");
         let rows = cluster.query(action, &sql, &[], None, stop).map_err(|failed| cluster.told(action, failed))?;
@@ -161,11 +163,13 @@ impl BaseBackup {
         let wal = self.layout.data.join("pg_wal");
         let segments: Vec<PathBuf> = names.iter().map(|name| wal.join(name)).collect();
         await_log(&segments, size, Duration::from_secs(cluster.settings().wal_timeout_seconds), stop)?;
+        let ended = Timestamp::from_microsecond(cluster.value(&row, 5)?);
+        let ended = ended.map_err(|_| cluster.unfit("a time that is none"))?;
+        let start_lsn = lsn(self.start);
         Ok(BaseEnd {
             label: cluster.text(&row, 1)?.into_bytes(),
             tablespace_map: cluster.text(&row, 2)?.into_bytes(),
-            start_lsn: lsn(self.start),
-            stop_lsn,
+            place: BaseFacts { start_lsn, stop_lsn, ended, segment_bytes: size, archived: false },
             segments,
             _session: cluster,
         })
@@ -203,7 +207,7 @@ pub fn complete_base(
     directory.sync_all().map_err(SourceError::when("flush", data))
 }
 
-fn written(path: &Path, content: &[u8], account: &Account) -> Result<(), SourceError> {
+pub(super) fn written(path: &Path, content: &[u8], account: &Account) -> Result<(), SourceError> {
     let mut options = OpenOptions::new();
     // Never through a link, nor over another backup's: whoever wants that removes it first.
     let mut file =
@@ -228,17 +232,6 @@ fn await_log(segments: &[PathBuf], size: u64, limit: Duration, stop: &dyn Fn() -
         }
     }
     Ok(())
-}
-
-/// `0/1A2B3C4` as a number.
-fn position(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    let part = |text| u32::from_str_radix(text, 16).ok();
-    Some(u64::from(part(high)?) << 32 | u64::from(part(low)?))
-}
-
-fn lsn(position: u64) -> String {
-    format!("{:X}/{:X}", position >> 32, position & 0xFFFF_FFFF)
 }
 
 /// The names of the segments from one position to just before another.

@@ -108,6 +108,17 @@ pub struct Tablespace {
     pub location: PathBuf,
 }
 
+/// Continuous archiving, as the server sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archiving {
+    /// `archive_mode`: `off`, `on` or `always`.
+    pub mode: String,
+    /// `archive_command`.
+    pub command: String,
+    /// What failed last, and when, if nothing was archived since.
+    pub failing: Option<String>,
+}
+
 /// A connection to one database.
 pub struct Cluster {
     settings: PostgresSettings,
@@ -203,6 +214,15 @@ impl Cluster {
                    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text";
         let row = self.one("ask for its position", sql)?;
         Ok(Coordinates { system_id: self.text(&row, 0)?, timeline: self.number(&row, 1)?, lsn: self.text(&row, 2)? })
+    }
+
+    /// How its log is archived.
+    pub fn archiving(&self) -> Result<Archiving, SourceError> {
+        let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command'), \
+                   CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
+                   THEN last_failed_wal || ' at ' || last_failed_time END FROM pg_stat_archiver";
+        let row = self.one("ask for its archiver", sql)?;
+        Ok(Archiving { mode: self.text(&row, 0)?, command: self.text(&row, 1)?, failing: self.value(&row, 2)? })
     }
 
     /// Its databases but `template0`, in the order in which they are dumped: `template1` first, then by name.

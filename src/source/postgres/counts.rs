@@ -217,5 +217,5 @@ pub fn facts(
 pub(super) fn begun(cluster: &Cluster, method: Method) -> Result<PostgresFacts, SourceError> {
     let at = cluster.coordinates()?;
     let (system_id, timeline, lsn) = (at.system_id, at.timeline, at.lsn);
-    Ok(PostgresFacts { method: method.name().to_owned(), system_id, timeline, lsn, databases: Vec::new() })
+    Ok(PostgresFacts { method: method.name().to_owned(), system_id, timeline, lsn, databases: Vec::new(), base: None })
 }

@@ -67,6 +67,22 @@ pub struct PostgresSettings {
     pub lock_timeout_seconds: u64,
     /// How long to wait for the last write-ahead log of a base backup.
     pub wal_timeout_seconds: u64,
+    /// Continuous archiving of its log.
+    pub archive: ArchiveSettings,
+}
+
+/// Continuous archiving: the server hands its log to `cairn wal push`, and a recovery gets it by `cairn wal fetch`. Both
+/// run as the server's account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ArchiveSettings {
+    /// Whether the log goes into this repository: then base backups wait for theirs, and a restore to a time goes to
+    /// that time itself.
+    pub enabled: bool,
+    /// The key file that the server's account opens the repository with.
+    pub key_file: Option<PathBuf>,
+    /// Or its password file.
+    pub password_file: Option<PathBuf>,
 }
 
 impl Default for PostgresSettings {
@@ -87,6 +103,7 @@ impl Default for PostgresSettings {
             count_timeout_seconds: 6 * 3600,
             lock_timeout_seconds: 60,
             wal_timeout_seconds: 300,
+            archive: ArchiveSettings::default(),
         }
     }
 }

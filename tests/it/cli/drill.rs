@@ -134,6 +134,7 @@ impl Platform {
             system_id: "1".to_owned(),
             timeline: 1,
             lsn: "0/1".to_owned(),
+            base: None,
             databases: vec![DatabaseFacts { name: "postgres".to_owned(), tables: Vec::new() }],
         };
         self.component("postgres", "dump", b"-- a dump", Facts::Postgres(facts))

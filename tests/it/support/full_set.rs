@@ -56,6 +56,7 @@ pub fn set() -> BackupSet {
             name: "platform".to_owned(),
             tables: vec![table("entity", 1_234_567), table("blob", 89)],
         }],
+        base: None,
     };
     let elasticsearch = ElasticsearchFacts {
         cluster_uuid: "kP2xQ".to_owned(),

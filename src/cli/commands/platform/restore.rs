@@ -1,7 +1,9 @@
 //! `cairn platform restore`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -14,10 +16,14 @@ use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_fi
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
+use crate::cli::settings;
 use crate::format::codec::escape;
+use crate::orchestrate::platform::aim::Aim;
+use crate::orchestrate::platform::aim::archived::choose_and_aim;
 use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, choose, words};
 use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::orchestrate::platform::restore::plan::{Look, RestorePlan, plan};
+use crate::orchestrate::platform::restore::recovery::Goal;
 use crate::orchestrate::platform::restore::{Existing, Options, Order, Outcome, State, restore};
 use crate::orchestrate::select::parse_time;
 use crate::progress::Notice;
@@ -27,9 +33,17 @@ use crate::repo::{Repository, chain};
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
     let profile = profile::load(&args.profile.profile)?;
     let wanted = wanted(&profile, &args)?;
-    let options = options(&args);
+    let mut options = options(&args);
     let repository = &open(global, context)?;
-    let choice = chosen(repository, &profile, &args.point, context)?;
+    let choice = match goes_to_time(&profile, &args, &wanted)? {
+        None => chosen(repository, &profile, &args.point, context)?,
+        Some(time) => {
+            let fetch = fetch(global, &profile)?;
+            let (choice, aim) = aimed(repository, &profile, &args, (time, &wanted), context)?;
+            options.goal = Some(Goal { aim, fetch });
+            choice
+        }
+    };
     if args.diff {
         return diff::show(repository, &profile, &options, &choice, context);
     }
@@ -98,19 +112,61 @@ fn options(args: &RestoreArgs) -> Options {
         requeue: args.requeue,
         target_root: args.target_root.clone(),
         discard_old: args.discard_old,
+        goal: None,
     }
+}
+
+/// The time that PostgreSQL goes to by its log, if its log is archived.
+fn goes_to_time(profile: &Profile, args: &RestoreArgs, wanted: &[Component]) -> Result<Option<Timestamp>> {
+    let archived = profile.postgres.archive.enabled && wanted.contains(&Component::Postgres);
+    match (&args.point.at, args.timeline) {
+        (Some(at), _) if archived => Ok(Some(parse_time(at, &TimeZone::system())?)),
+        (_, None) => Ok(None),
+        (_, Some(_)) => {
+            let why = "--timeline is for PostgreSQL whose log is archived: see postgres.archive.enabled of the profile";
+            Err(Usage(why.to_owned()).into())
+        }
+    }
+}
+
+/// The base backup to begin with, and the way from it.
+fn aimed(
+    repository: &Repository,
+    profile: &Profile,
+    args: &RestoreArgs,
+    (time, wanted): (Timestamp, &[Component]),
+    context: &Context<'_>,
+) -> Result<(Choice, Aim)> {
+    let known = known(repository, context)?;
+    let allow: BTreeSet<Flaw> = args.point.allow.iter().copied().collect();
+    let wish = Wish { profile: &profile.name, host: args.point.host.as_deref(), point: Point::At(time), allow };
+    let alone = wanted == [Component::Postgres];
+    Ok(choose_and_aim(repository, &known, &wish, (time, args.timeline), alone, context.monitor)?)
+}
+
+/// `cairn wal fetch`, as the server's account runs it.
+fn fetch(global: &Global, profile: &Profile) -> Result<Vec<OsString>> {
+    let archive = &profile.postgres.archive;
+    let ours = global.key_file.as_ref().map(|path| ("--key-file", path));
+    let ours = ours.or(global.password_file.as_ref().map(|path| ("--password-file", path)));
+    let named = archive.key_file.as_ref().map(|path| ("--key-file", path));
+    let named = named.or(archive.password_file.as_ref().map(|path| ("--password-file", path)));
+    let (option, secret) = named.or(ours).ok_or_else(|| {
+        let why =
+            "the server's account opens the repository for its log: name postgres.archive.key-file in the profile";
+        Usage(why.to_owned())
+    })?;
+    let absolute = |path: &Path| std::fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()));
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let repository = absolute(settings::repository(global)?)?;
+    let secret = absolute(secret)?;
+    let words = ["--repo".into(), repository.into_os_string(), option.into(), secret.into_os_string()];
+    Ok([program.into_os_string()].into_iter().chain(words).chain(["wal".into(), "fetch".into()]).collect())
 }
 
 /// The set that is meant, among those that can be read. One that cannot be read may be the newest: that is told.
 pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, context: &Context<'_>) -> Result<Choice> {
-    let (sets, damaged) = repository.readable_sets()?;
-    for record in damaged {
-        let subject = format!("{} {}", record.kind, record.id);
-        context.monitor.notice(Notice { subject, message: record.message() });
-    }
-    let proofs = repository.readable_snapshots()?.proven(&sets);
-    let proven = |info: &SetInfo| proofs.get(&info.id).and_then(|proof| proof.proven);
-    let known: Vec<Known> = sets.into_iter().map(|info| Known { proven: proven(&info), info }).collect();
+    let known = known(repository, context)?;
     let wanted = match (&point.at, point.set.as_deref()) {
         (Some(at), _) => Point::At(parse_time(at, &TimeZone::system())?),
         (None, Some("latest")) => Point::Latest,
@@ -123,6 +179,18 @@ pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, con
     let allow: BTreeSet<Flaw> = point.allow.iter().copied().collect();
     let wish = Wish { profile: &profile.name, host: point.host.as_deref(), point: wanted, allow };
     Ok(choose(&known, &wish).map_err(crate::orchestrate::OrchestrateError::from)?)
+}
+
+/// The sets that can be read.
+fn known(repository: &Repository, context: &Context<'_>) -> Result<Vec<Known>> {
+    let (sets, damaged) = repository.readable_sets()?;
+    for record in damaged {
+        let subject = format!("{} {}", record.kind, record.id);
+        context.monitor.notice(Notice { subject, message: record.message() });
+    }
+    let proofs = repository.readable_snapshots()?.proven(&sets);
+    let proven = |info: &SetInfo| proofs.get(&info.id).and_then(|proof| proof.proven);
+    Ok(sets.into_iter().map(|info| Known { proven: proven(&info), info }).collect())
 }
 
 /// What is about to be done, for whoever has to say yes to it.
@@ -147,6 +215,10 @@ fn show(plan: &RestorePlan, output: Output) -> Result<()> {
         for note in &intent.notes {
             output.line(&format!("    {note}"))?;
         }
+    }
+    for apart in &plan.apart {
+        let (name, when, seconds) = (apart.component.name(), time(apart.time), apart.seconds);
+        output.line(&format!("\n{name} of this set is of {when}: {seconds} s before the time of PostgreSQL"))?;
     }
     for (component, why) in &plan.left_out {
         output.line(&format!("\n{} is left out: {why}", component.name()))?;

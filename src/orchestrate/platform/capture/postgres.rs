@@ -1,9 +1,12 @@
 //! PostgreSQL by one of three methods: SQL, the files of a stopped cluster, or the files of a running one.
 
 use std::io::{Cursor, Read};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::{Captured, Scene, unread};
-use crate::format::set::{Facts, PostgresFacts};
+use crate::format::set::{BaseFacts, Facts, PostgresFacts};
+use crate::format::wal::WalName;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::backup::TreeOptions;
 use crate::orchestrate::platform::executor::Notes;
@@ -11,9 +14,13 @@ use crate::orchestrate::platform::rest::stop_pattern;
 use crate::orchestrate::platform::services::running;
 use crate::orchestrate::platform::store::{Role, Slot};
 use crate::orchestrate::platform::undo::undo;
+use crate::repo::wal::WalFile;
 use crate::source::SourceError;
 use crate::source::files::Patterns;
-use crate::source::postgres::{BaseBackup, Cluster, Dump, Method, at_rest, data_layout, facts};
+use crate::source::postgres::{
+    Archiving, BaseBackup, Cluster, Dump, Method, PostgresSettings, at_rest, data_layout, facts,
+};
+use crate::source::wait;
 
 const STOP: &str = "stop-postgres";
 const STEP: &str = "capture-postgres";
@@ -107,6 +114,7 @@ fn copy(
             timeline: before.timeline,
             lsn: before.lsn,
             databases,
+            base: None,
         };
         let seen = format!("{}, at {}", seen(&facts), facts.lsn);
         let mut captured = captured(facts, version);
@@ -129,8 +137,11 @@ fn base(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateErr
                 Vec::new()
             }
         };
+        if settings.archive.enabled {
+            archives(settings)?;
+        }
         let backup = BaseBackup::start(settings, &format!("cairn {}", executor.profile.name), &stop)?;
-        let facts = PostgresFacts { databases, ..backup.facts().clone() };
+        let mut facts = PostgresFacts { databases, ..backup.facts().clone() };
         let roots = backup.roots()?;
         let tree = TreeOptions {
             changing: roots.clone(),
@@ -152,12 +163,60 @@ fn base(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateErr
                 parts.push(scene.store.stream(role, Cursor::new(content), whole, STEP, notes)?.0);
             }
         }
-        let seen = format!("{}, from {} to {}", seen(&facts), end.start_lsn, end.stop_lsn);
+        let archived = settings.archive.enabled;
+        if archived {
+            await_archive(scene, &facts.system_id, &end.segments)?;
+        }
+        facts.base = Some(BaseFacts { archived, ..end.place.clone() });
+        let seen = format!("{}, from {} to {}", seen(&facts), end.place.start_lsn, end.place.stop_lsn);
         let mut captured = captured(facts, Some(version));
         captured.parts = parts;
         captured.lacks.extend(unread(missed));
         Ok((seen, captured))
     })
+}
+
+/// Whether the server archives its log at all: nobody waits for what never comes.
+fn archives(settings: &PostgresSettings) -> Result<(), SourceError> {
+    let Archiving { mode, command, .. } = Cluster::connect(settings)?.archiving()?;
+    if mode != "off" && !command.is_empty() {
+        return Ok(());
+    }
+    let what =
+        "it archives no log, and postgres.archive is enabled in the profile: set archive_mode and archive_command";
+    Err(SourceError::Answer { server: settings.server(), what: what.to_owned() })
+}
+
+/// Waits until every segment that a base backup needs is in the archive, too. It is in the set besides, so the set can be
+/// restored whatever becomes of the archive; but what follows it can be replayed only from there.
+fn await_archive(scene: &Scene<'_>, system_id: &str, segments: &[PathBuf]) -> Result<(), OrchestrateError> {
+    let settings = &scene.executor.profile.postgres;
+    let (archive, stop) = (scene.store.archive(), scene.executor.stop());
+    let limit = Duration::from_secs(settings.wal_timeout_seconds);
+    let deadline = wait::deadline(limit);
+    for segment in segments {
+        let name = segment.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let unknown = || OrchestrateError::Unfit(format!("{name} of cluster {system_id} is no segment of a log"));
+        let file = WalFile {
+            system_id: system_id.parse().map_err(|_| unknown())?,
+            name: WalName::parse(&name).ok_or_else(unknown)?,
+        };
+        scene.executor.tell_item(STEP, &format!("{name} is archived"));
+        while !(archive.has(&file)? && archive.head(&file)?.is_some()) {
+            if Instant::now() >= deadline {
+                let failing = Cluster::connect(settings).and_then(|cluster| cluster.archiving());
+                let failing = failing.ok().and_then(|archiver| archiver.failing);
+                let failing =
+                    failing.map_or(String::new(), |what| format!(" (archive_command last failed for {what})"));
+                let location = archive.location();
+                let what =
+                    format!("the segment {name}, which the backup needs, was not archived in {location}{failing}");
+                return Err(SourceError::Timeout { what, limit }.into());
+            }
+            wait::pause(wait::INTERVAL, &stop)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is in memory is whole.

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::format::ObjectId;
 use crate::format::codec::escape_path;
-use crate::format::set::{self, Part, Status};
+use crate::format::set::{self, BackupSet, Part, Status};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::aim::Aim;
 use crate::orchestrate::platform::choose::{Choice, Flaw, Passed};
 use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::plan::{Mode, Plan, PlannedStep, steps};
@@ -124,6 +125,17 @@ pub struct Room {
     pub available_bytes: u64,
 }
 
+/// A component of the set that is of another time than the one that PostgreSQL goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Apart {
+    /// Which.
+    pub component: Component,
+    /// The time that it is of.
+    pub time: Timestamp,
+    /// How long before the other that is.
+    pub seconds: i64,
+}
+
 /// The plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct RestorePlan {
@@ -139,6 +151,10 @@ pub struct RestorePlan {
     pub proven: Option<Timestamp>,
     /// Newer sets that were not taken.
     pub passed: Vec<Passed>,
+    /// Where PostgreSQL goes beyond its base backup.
+    pub aim: Option<Aim>,
+    /// What lies apart from that.
+    pub apart: Vec<Apart>,
     /// What comes back.
     pub components: Vec<Intent>,
     /// What does not, and why.
@@ -200,9 +216,12 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Res
     let run = run(look.profile, &components);
     let ids: Vec<ObjectId> = choice.info.snapshots().collect();
     let snapshots = look.snapshots.iter().filter(|info| ids.contains(&info.id)).cloned().collect();
+    let aim = look.options.goal.as_ref().map(|goal| goal.aim.clone());
     Ok(RestorePlan {
         set: choice.info.id,
         time: set.time,
+        apart: aim.as_ref().map(|aim| apart(set, aim)).unwrap_or_default(),
+        aim,
         host: set.host.clone(),
         flaws: choice.flaws,
         proven: choice.proven,
@@ -215,6 +234,19 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Res
         run,
         snapshots,
     })
+}
+
+/// What of a set is of another time than where PostgreSQL goes.
+fn apart(set: &BackupSet, aim: &Aim) -> Vec<Apart> {
+    let seconds = aim.time.as_second() - set.time.as_second();
+    let others = Component::ALL.into_iter().filter(|one| *one != Component::Postgres);
+    let is_held = |one: &Component| {
+        let held = |found: &set::Component| {
+            found.name == one.name() && matches!(found.status, Status::Complete | Status::Partial)
+        };
+        set.components.iter().any(held)
+    };
+    others.filter(is_held).map(|component| Apart { component, time: set.time, seconds }).collect()
 }
 
 fn draft(look: &Look<'_>, component: Component, found: &set::Component) -> Result<Draft, OrchestrateError> {
@@ -253,7 +285,13 @@ fn run(profile: &Profile, components: &[Intent]) -> Plan {
     all.extend(before);
     all.extend(steps::stopped(profile));
     all.extend(after);
-    all.extend(steps::up_again(profile, &names, Mode::Full));
+    let up = steps::up_again(profile, &names, Mode::Full);
+    if up.is_empty() {
+        // The server that it is about is stopped and started all the same, by the steps of its component.
+        let title = "prove that what ran before runs again".to_owned();
+        all.push(PlannedStep { id: "prove-up".to_owned(), title, ..PlannedStep::default() });
+    }
+    all.extend(up);
     Plan {
         profile: profile.name.clone(),
         description: profile.description.clone(),

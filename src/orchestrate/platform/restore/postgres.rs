@@ -15,6 +15,7 @@ use crate::orchestrate::platform::journal::Undo;
 use crate::orchestrate::platform::profile::Component;
 use crate::orchestrate::platform::rest::stop_pattern;
 use crate::orchestrate::platform::restore::plan::{Draft, Intent, Look, Work, part, step};
+use crate::orchestrate::platform::restore::recovery::{self, Goal};
 use crate::orchestrate::platform::restore::told::Told;
 use crate::orchestrate::platform::restore::trees::{self, TreeSwap};
 use crate::orchestrate::platform::restore::{Back, Scene, started};
@@ -65,6 +66,8 @@ pub struct ClusterWork {
     label: Option<ObjectId>,
     map: Option<ObjectId>,
     facts: PostgresFacts,
+    /// The time that it goes to, beyond its own.
+    goal: Option<Goal>,
 }
 
 /// Looks which it is.
@@ -171,18 +174,27 @@ fn cluster(look: &Look<'_>, found: &set::Component, facts: &PostgresFacts) -> Re
     let obstacles = trees::obstacles(trees.iter().map(|tree| &tree.swap))?;
     let places = || trees.iter().map(|tree: &TreeSwap| tree.swap.place.clone());
     let component = Component::Postgres;
-    let steps = vec![
+    let goal = look.options.goal.as_ref().filter(|_| facts.method == Method::Base.name());
+    let mut steps = vec![
         step(component, STAGE, "write the cluster's files beside their places, and read them back", true),
         step(component, STOP, "stop PostgreSQL, and prove it", true),
         step(component, SWAP, "move the cluster that is there aside, and the restored one in its place", true),
-        step(component, COMPARE, "start PostgreSQL, and compare every table with what was recorded", false),
     ];
+    match goal {
+        Some(goal) => steps.extend(recovery::steps(&goal.aim)),
+        None => {
+            let compare = "start PostgreSQL, and compare every table with what was recorded";
+            steps.push(step(component, COMPARE, compare, false));
+            let begins = look.profile.postgres.archive.enabled && facts.method == Method::Base.name();
+            steps.extend(begins.then(recovery::settling));
+        }
+    }
     let intent = Intent {
         component,
         into: places().map(|place| escape_path(&place)).collect(),
         replaces: places().filter(|place| place.exists()).map(|place| escape_path(&place)).collect(),
         bytes: stored.bytes,
-        notes: Vec::new(),
+        notes: goal.map(|goal| recovery::notes(&goal.aim)).unwrap_or_default(),
         steps,
         work: Work::Cluster(ClusterWork {
             data,
@@ -191,6 +203,7 @@ fn cluster(look: &Look<'_>, found: &set::Component, facts: &PostgresFacts) -> Re
             map: snapshot(Role::TABLESPACE_MAP),
             facts: facts.clone(),
             trees: trees.clone(),
+            goal: goal.cloned(),
         }),
     };
     Ok(Draft { intent, obstacles, space: vec![(here, stored.bytes)] })
@@ -273,7 +286,15 @@ pub fn stage_cluster(scene: &Scene<'_>, work: &ClusterWork, notes: &Notes<'_>) -
     let small = |id: &ObjectId| trees::small(scene, id);
     let map = work.map.as_ref().map(small).transpose()?.unwrap_or_default();
     complete_base(&scene.executor.profile.postgres, data, &small(label)?, &map)?;
-    Ok(())
+    match &work.goal {
+        Some(goal) => recovery::stage(scene, goal, data),
+        None if is_archived(scene) => recovery::stage_as_captured(scene, &work.facts, data, notes),
+        None => Ok(()),
+    }
+}
+
+fn is_archived(scene: &Scene<'_>) -> bool {
+    scene.executor.profile.postgres.archive.enabled
 }
 
 /// Puts the files in, starts the server and compares.
@@ -285,10 +306,17 @@ pub fn put_in(scene: &Scene<'_>, work: &ClusterWork, notes: &Notes<'_>) -> Resul
     let place: PathBuf = work.trees[work.data].swap.place.clone();
     at_rest(&place)?;
     let aside = trees::put_in(scene, SWAP, &work.trees, &settings.service)?;
+    if let Some(goal) = &work.goal {
+        return recovery::replay(scene, goal, &place, STOP).map(|compared| Back { compared, aside });
+    }
     started(scene, STOP, &settings.service)?;
     wait_until_recovered(settings, &place, &stop)?;
     let method = if work.label.is_some() { Method::Base } else { Method::Files };
-    compared(scene, &work.facts, method).map(|compared| Back { compared, aside })
+    let compared = compared(scene, &work.facts, method)?;
+    if method == Method::Base && is_archived(scene) {
+        recovery::settle(scene, &place)?;
+    }
+    Ok(Back { compared, aside })
 }
 
 fn compared(scene: &Scene<'_>, recorded: &PostgresFacts, method: Method) -> Result<Option<String>, OrchestrateError> {

@@ -1,0 +1,101 @@
+//! Aiming with what a repository holds: its backup sets, and the log that is archived beside them.
+
+use jiff::Timestamp;
+
+use crate::format::wal::WalName;
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::aim::log::Log;
+use crate::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim, cluster};
+use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, candidates, choose};
+use crate::progress::{Monitor, Notice};
+use crate::repo::Repository;
+use crate::repo::wal::{Archive, WalFile};
+
+/// Chooses the set whose base backup a recovery begins with, and aims.
+///
+/// For PostgreSQL alone it may be one that is partial or online: its base backup is whole, and the log makes it one point in
+/// time. For the whole platform it is the one that is chosen by its time.
+pub fn choose_and_aim(
+    repository: &Repository,
+    known: &[Known],
+    wish: &Wish<'_>,
+    goal: (Timestamp, Option<u32>),
+    alone: bool,
+    monitor: &dyn Monitor,
+) -> Result<(Choice, Aim), OrchestrateError> {
+    let (time, timeline) = goal;
+    let set = if alone { None } else { Some(choose(known, wish)?) };
+    let mut wish = Wish { point: Point::At(time), ..wish.clone() };
+    if alone {
+        wish.allow.extend([Flaw::Partial, Flaw::Online]);
+    }
+    let (mut bases, mut passed) = (Vec::new(), Vec::new());
+    for one in candidates(known, &wish)? {
+        let Some(base) = Base::of(one) else { continue };
+        let flaws = Vec::from_iter(one.flaws());
+        match flaws.iter().all(|flaw| wish.tolerates(*flaw)) {
+            true => bases.push(base),
+            false => passed.push((base, flaws)),
+        }
+    }
+    let wanted = Wanted { time, timeline, set: set.as_ref().map(|choice| choice.info.id) };
+    if bases.is_empty() && !passed.is_empty() {
+        let why = format!("{} are there, and not proven: --allow unverified takes one", passed.len());
+        return Err(AimError::NoBase { time, why }.into());
+    }
+    let (system_id, segment_bytes) =
+        cluster(&bases, wanted).map(|base| (base.system_id.clone(), base.segment_bytes))?;
+    bases.retain(|base| base.system_id == system_id && base.segment_bytes == segment_bytes);
+    let aim = aimed(repository, &bases, wanted, (&system_id, segment_bytes), monitor)?;
+    let choice = match set {
+        Some(choice) => choice,
+        None => {
+            let newer = |base: &Base| base.ended > aim.base_ended && base.ended <= time;
+            let passed = passed.into_iter().filter(|(base, _)| newer(base));
+            let passed = passed.map(|(base, flaws)| Passed { id: base.set, time: base.time, flaws }).collect();
+            let one = known.iter().find(|one| one.info.id == aim.set);
+            let one =
+                one.ok_or_else(|| OrchestrateError::Unfit("the set is not among those that are known".to_owned()))?;
+            Choice { info: one.info.clone(), flaws: Vec::from_iter(one.flaws()), proven: one.proven, passed }
+        }
+    };
+    Ok((choice, aim))
+}
+
+fn aimed(
+    repository: &Repository,
+    bases: &[Base],
+    wanted: Wanted,
+    (system_id, segment_bytes): (&str, u64),
+    monitor: &dyn Monitor,
+) -> Result<Aim, OrchestrateError> {
+    let number: u64 = system_id
+        .parse()
+        .map_err(|_| OrchestrateError::Unfit(format!("{system_id:?} is no identifier of a cluster")))?;
+    let archive = Archive::of(repository);
+    let catalog = archive.catalog()?;
+    for record in &catalog.damaged {
+        let subject = format!("{} {}", record.kind, record.id);
+        monitor.notice(Notice { subject, message: record.message() });
+    }
+    let fetch = |name: &str| read(&archive, number, name, monitor);
+    let of_cluster = catalog.files.into_iter().filter(|((of, _), _)| *of == number);
+    let files = of_cluster.map(|((_, name), head)| (name.to_string(), head.time));
+    aim(bases, &Log::new(segment_bytes, files, &fetch)?, wanted)
+}
+
+/// An archived file, whole.
+pub fn read(archive: &Archive, system_id: u64, name: &str, monitor: &dyn Monitor) -> Result<Vec<u8>, OrchestrateError> {
+    if monitor.interrupted() {
+        return Err(OrchestrateError::Interrupted);
+    }
+    let none = || OrchestrateError::Unfit(format!("{name} is not in the archive any more"));
+    let file = WalFile { system_id, name: WalName::parse(name).ok_or_else(none)? };
+    let mut content = Vec::new();
+    let keep = &mut |piece: &[u8]| {
+        content.extend_from_slice(piece);
+        Ok::<(), OrchestrateError>(())
+    };
+    archive.fetch(&file, keep)?.ok_or_else(none)?;
+    Ok(content)
+}

@@ -1,0 +1,202 @@
+//! PostgreSQL gone to a time itself: from a base backup along the archived log.
+//!
+//! What is compared is not what was recorded at the base backup: the log has changed that. It is where the recovery
+//! ended: on the timeline and at the very position at which the plan had found, in the log itself, the first transaction
+//! that ended after the time. Besides, the cluster is the one that was meant, and every row of every table can be read.
+//! A server that ends elsewhere, be it that it knows no better (before version 13, one whose log ends early begins to
+//! work all the same), is taken away again.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::format::set::PostgresFacts;
+use crate::format::wal::WalName;
+use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::platform::aim::Aim;
+use crate::orchestrate::platform::aim::archived::read;
+use crate::orchestrate::platform::executor::Notes;
+use crate::orchestrate::platform::plan::PlannedStep;
+use crate::orchestrate::platform::profile::Component;
+use crate::orchestrate::platform::restore::plan::step;
+use crate::orchestrate::platform::restore::{Scene, started};
+use crate::orchestrate::platform::services::{start_units, stop_units};
+use crate::repo::chain;
+use crate::repo::wal::Archive;
+use crate::source::postgres::log::{lsn, position, without_header};
+use crate::source::postgres::recovery::{
+    NOTHING, Recovered, Target, Until, end_recovery, prepare_recovery, put_histories, recovered, restore_command,
+    try_fetch,
+};
+use crate::source::postgres::{Method, PostgresSettings, facts, wait_until_recovered};
+use crate::source::systemd::Systemd;
+
+const REPLAY: &str = "replay-postgres";
+const COMPARE: &str = "compare-postgres";
+const SETTLE: &str = "settle-postgres";
+
+/// Where PostgreSQL goes after its base backup.
+#[derive(Clone, Debug)]
+pub struct Goal {
+    /// The place in the log.
+    pub aim: Aim,
+    /// `cairn wal fetch` with what opens the repository, as the server's account runs it; the name of a file and its
+    /// place follow. No secret is in it.
+    pub fetch: Vec<OsString>,
+}
+
+/// What is done once the files are in their place.
+pub fn steps(aim: &Aim) -> [PlannedStep; 3] {
+    let component = Component::Postgres;
+    let replay = format!("start PostgreSQL, and have it replay its log to {}", aim.time);
+    let compare = "compare where that ended with the log, and read every table";
+    [step(component, REPLAY, &replay, false), step(component, COMPARE, compare, false), settling()]
+}
+
+/// What whoever says yes should know.
+pub fn notes(aim: &Aim) -> Vec<String> {
+    vec![
+        format!(
+            "goes to {}: from the base backup of {}, that ended {}, along timeline {}: {} segments of its log ({} bytes)",
+            aim.time,
+            aim.set.short(),
+            aim.base_ended,
+            aim.timeline,
+            aim.segments,
+            aim.bytes
+        ),
+        format!(
+            "ends at {}, before a transaction that ended {}; a new timeline begins there",
+            aim.stop_lsn, aim.next_transaction
+        ),
+        format!(
+            "on this timeline the oldest time that can be reached is {}, the newest is just before {}",
+            aim.window.oldest, aim.window.newest
+        ),
+    ]
+}
+
+/// Tells a staged base backup where it will go, and proves that the server's account can get the log.
+pub fn stage(scene: &Scene<'_>, goal: &Goal, data: &Path) -> Result<(), OrchestrateError> {
+    let settings = &scene.executor.profile.postgres;
+    let Goal { aim, fetch } = goal;
+    // The ones before are all there, as the plan has seen.
+    try_fetch(settings, data, fetch, &aim.last_segment, &scene.executor.stop())?;
+    let timeline = (aim.timeline != aim.base_timeline).then_some(aim.timeline);
+    let target = Target { until: Until::Time(aim.time), timeline, command: restore_command(fetch)? };
+    Ok(prepare_recovery(settings, data, &target)?)
+}
+
+/// Tells a staged base backup, which is to be as it was captured, to begin a timeline of its own. All log that it needs
+/// is in its `pg_wal`; of the archive only the histories are taken, so that the new timeline is none that was there.
+pub fn stage_as_captured(
+    scene: &Scene<'_>,
+    facts: &PostgresFacts,
+    data: &Path,
+    notes: &Notes<'_>,
+) -> Result<(), OrchestrateError> {
+    let settings = &scene.executor.profile.postgres;
+    let archive = Archive::of(scene.order.repository);
+    let catalog = archive.catalog()?;
+    for record in &catalog.damaged {
+        let message = format!("{}; if its timeline is begun once more, archive_command will fail", record.message());
+        notes.tell("postgres", message);
+    }
+    let mut histories = Vec::new();
+    for ((system_id, name), _) in catalog.files {
+        if system_id.to_string() == facts.system_id && matches!(name, WalName::History(_)) {
+            histories.push((name.to_string(), read(&archive, system_id, &name.to_string(), notes)?));
+        }
+    }
+    put_histories(settings, data, &histories)?;
+    let target = Target { until: Until::Consistent, timeline: None, command: NOTHING.to_owned() };
+    Ok(prepare_recovery(settings, data, &target)?)
+}
+
+/// The step that ends it.
+pub fn settling() -> PlannedStep {
+    let title = "take the settings of the recovery away, and start PostgreSQL anew: it archives again";
+    step(Component::Postgres, SETTLE, title, false)
+}
+
+/// Recovers, compares and settles.
+pub fn replay(
+    scene: &Scene<'_>,
+    goal: &Goal,
+    place: &Path,
+    stop_step: &str,
+) -> Result<Option<String>, OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.postgres;
+    let stop = executor.stop();
+    let aim = &goal.aim;
+    executor.step(REPLAY, None, || {
+        let replayed = started(scene, stop_step, &settings.service)
+            .and_then(|()| Ok(wait_until_recovered(settings, place, &stop)?));
+        replayed.map_err(|error| ended_early(scene, error, aim))?;
+        Ok((format!("{} segments", aim.segments), ()))
+    })?;
+    let seen = executor.step(COMPARE, None, || {
+        let seen = compared(settings, place, aim, &stop)?;
+        Ok((seen.clone(), seen))
+    })?;
+    settle(scene, place)?;
+    Ok(Some(seen))
+}
+
+/// Makes an ordinary server of one that has recovered.
+pub fn settle(scene: &Scene<'_>, place: &Path) -> Result<(), OrchestrateError> {
+    let executor = scene.executor;
+    let settings = &executor.profile.postgres;
+    let (stop, unit) = (executor.stop(), [settings.service.clone()]);
+    executor.step(SETTLE, None, || {
+        end_recovery(settings, place)?;
+        stop_units(executor.profile, &unit, &stop)?;
+        let seen = start_units(executor.profile, &unit, &stop)?;
+        wait_until_recovered(settings, place, &stop)?;
+        Ok((seen, ()))
+    })
+}
+
+fn ended_early(scene: &Scene<'_>, error: OrchestrateError, aim: &Aim) -> OrchestrateError {
+    if error.is_interrupted() {
+        return error;
+    }
+    let profile = scene.executor.profile;
+    let words = Systemd::new(&profile.systemd).last_words(&profile.postgres.service, &scene.executor.stop());
+    let words = if words.is_empty() { String::new() } else { format!("; its last words:\n{words}") };
+    OrchestrateError::Unfit(format!("PostgreSQL did not reach {}: {}{words}", aim.time, chain(&error)))
+}
+
+fn compared(
+    settings: &PostgresSettings,
+    place: &Path,
+    aim: &Aim,
+    stop: &dyn Fn() -> bool,
+) -> Result<String, OrchestrateError> {
+    let found = recovered(settings, place)?;
+    differs(aim, &found).map_or(Ok(()), |why| Err(OrchestrateError::Unfit(why)))?;
+    let (tables, rows) = facts(settings, Method::Base, stop)?.totals();
+    let last = found.last.map_or("none after the base backup".to_owned(), |last| last.to_string());
+    Ok(format!(
+        "it went to {}: the last transaction is of {last}, the first one left out of {}; timeline {} begins at {}; \
+         {tables} tables with {rows} rows, all of which were read",
+        aim.time, aim.next_transaction, found.timeline, aim.stop_lsn
+    ))
+}
+
+/// How the end of a recovery differs from what was aimed at.
+fn differs(aim: &Aim, found: &Recovered) -> Option<String> {
+    let Recovered { system_id, timeline, parent, position: at, last } = found;
+    let meant = position(&aim.stop_lsn)?;
+    if *system_id != aim.system_id {
+        return Some(format!("the cluster is {system_id}, and {} was meant", aim.system_id));
+    }
+    if timeline <= parent || *parent != aim.timeline {
+        return Some(format!("timeline {timeline} began from {parent}, and {} was followed", aim.timeline));
+    }
+    if without_header(*at, aim.segment_bytes) != without_header(meant, aim.segment_bytes) {
+        let (at, meant) = (lsn(*at), lsn(meant));
+        return Some(format!("the recovery ended at {at}, and {} is at {meant}: the target was not reached", aim.time));
+    }
+    last.filter(|last| *last > aim.time).map(|last| format!("a transaction of {last} was replayed, after {}", aim.time))
+}
