@@ -41,7 +41,7 @@ mod table;
 mod tools;
 mod wal;
 
-pub use base::{BaseBackup, BaseEnd, complete_base};
+pub use base::{BaseBackup, BaseEnd, complete_base, own_log};
 pub use cluster::{Activity, Archiving, Cluster, Coordinates, Database, Session, Tablespace, Version};
 pub use compare::{Difference, compare};
 pub use counts::{Scope, Snapshot, counts, facts};

@@ -10,6 +10,7 @@ mod process;
 mod queues;
 mod reader;
 mod roundtrip;
+mod scratch;
 mod secret;
 mod swap;
 mod target;

@@ -22,6 +22,7 @@ use crate::source::postgres::counts;
 use crate::source::postgres::files::{self, Layout, escaped, unfit};
 use crate::source::postgres::log::{lsn, position};
 use crate::source::postgres::{Method, PostgresSettings};
+use crate::source::scratch::owned_directory;
 use crate::source::wait;
 
 /// Directories that are captured empty: their content is of use to the running server only, or comes otherwise.
@@ -174,6 +175,19 @@ impl BaseBackup {
             _session: cluster,
         })
     }
+}
+
+/// Where the log of a base backup goes: `pg_wal` of the restored data directory. Where that was a link to another disk,
+/// it is made a directory: what the link leads to may be in use.
+pub fn own_log(settings: &PostgresSettings, data: &Path) -> Result<PathBuf, SourceError> {
+    let log = data.join("pg_wal");
+    if fs::symlink_metadata(&log).is_ok_and(|found| found.is_symlink()) {
+        fs::remove_file(&log).map_err(SourceError::when("replace", &log))?;
+    }
+    if !log.exists() {
+        owned_directory(&log, Some(&settings.account()?))?;
+    }
+    Ok(log)
 }
 
 /// Makes a restored data directory ready for a server: with label and map, and refusing what would not recover.

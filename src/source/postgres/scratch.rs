@@ -21,7 +21,7 @@ use crate::source::command::Background;
 use crate::source::postgres::files::unfit;
 use crate::source::postgres::tools;
 use crate::source::postgres::{Method, PostgresSettings, Version, wait_until_recovered};
-use crate::source::scratch::{Scratch, owned, owned_directory, owned_file};
+use crate::source::scratch::{Scratch, owned, owned_file};
 
 /// A socket's path is at most so long, by the kernel.
 const MAX_SOCKET: usize = 107;
@@ -92,18 +92,6 @@ impl ScratchCluster {
     /// Where a directory of it goes that is not in its data directory, by its number.
     pub fn beside(&self, number: usize) -> PathBuf {
         self.directory.join(format!("beside-{number}"))
-    }
-
-    /// Makes `pg_wal` a directory of its own, if it led elsewhere: the log of a base backup goes there.
-    pub fn own_log(&self) -> Result<PathBuf, SourceError> {
-        let log = self.data.join("pg_wal");
-        if fs::symlink_metadata(&log).is_ok_and(|found| found.is_symlink()) {
-            remove(&log)?;
-        }
-        if !log.exists() {
-            owned_directory(&log, Some(&self.settings.account()?))?;
-        }
-        Ok(log)
     }
 
     /// Ends a server.

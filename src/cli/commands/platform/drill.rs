@@ -40,7 +40,8 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
         end_last(&state, &profile, context.monitor)?;
     }
     let snapshots = repository.readable_snapshots()?.found;
-    let mark = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
+    // Drills of platforms with other state directories may begin in the same second.
+    let mark = format!("{}-{}", Timestamp::now().strftime("%Y%m%d%H%M%S"), std::process::id());
     let stop = || context.monitor.interrupted();
     let beside = profile.state.directory.parent().unwrap_or(Path::new("/"));
     let parent = args.scratch.as_deref().or(profile.drill.directory.as_deref()).unwrap_or(beside);

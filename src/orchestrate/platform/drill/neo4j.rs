@@ -86,7 +86,7 @@ fn laid_out(
     let here = text(directory)?.replace('\\', "\\\\");
     let database = recorded.map(|facts| format!("dbms.default_database={}\n", facts.database)).unwrap_or_default();
     let content = format!(
-        "{database}dbms.directories.neo4j_home={here}\ndbms.directories.data={here}/data\n\
+        "{database}dbms.directories.data={here}/data\n\
          dbms.directories.logs={here}/logs\ndbms.directories.run={here}/run\n\
          dbms.directories.plugins={here}/plugins\ndbms.directories.import={here}/import\n\
          dbms.connector.bolt.enabled=true\ndbms.connector.bolt.listen_address=127.0.0.1:{port}\n\

@@ -17,7 +17,7 @@ use crate::orchestrate::platform::restore::trees;
 use crate::orchestrate::platform::store::Role;
 use crate::source::command::{Account, Background};
 use crate::source::postgres::{
-    Cluster, Method, ScratchCluster, compare, complete_base, facts, fits, new_cluster, restore_dump,
+    Cluster, Method, ScratchCluster, compare, complete_base, facts, fits, new_cluster, own_log, restore_dump,
 };
 use crate::source::scratch::owned_directory;
 
@@ -143,7 +143,7 @@ fn base(
         }
     }
     let log = part(&held.parts, Role::WAL)?;
-    let directory = cluster.own_log()?;
+    let directory = own_log(&cluster.settings, &cluster.data)?;
     let mut segments = Vec::new();
     for segment in bench.roots(log)? {
         bench.write(RESTORE_POSTGRES, log, &segment, &directory)?;

@@ -23,7 +23,7 @@ use crate::orchestrate::platform::store::Role;
 use crate::source::files::swap::Swap;
 use crate::source::postgres::{
     Cluster, Method, compare, complete_base, contents, copy_cluster, data_layout, facts, is_running, new_cluster,
-    restore_dump, wait_until_recovered,
+    own_log, restore_dump, wait_until_recovered,
 };
 
 const STAGE: &str = "stage-postgres";
@@ -278,9 +278,9 @@ pub fn stage_cluster(scene: &Scene<'_>, work: &ClusterWork, notes: &Notes<'_>) -
     let Some(label) = &work.label else { return Ok(()) };
     let data = &work.trees[work.data].swap.staged;
     if let Some(log) = &work.log {
-        let info = scene.snapshot(log)?;
+        let (info, into) = (scene.snapshot(log)?, own_log(&scene.executor.profile.postgres, data)?);
         for segment in &info.snapshot.paths {
-            trees::write(scene, STAGE, log, &trees::path(segment), &data.join("pg_wal"), notes)?;
+            trees::write(scene, STAGE, log, &trees::path(segment), &into, notes)?;
         }
     }
     let small = |id: &ObjectId| trees::small(scene, id);
