@@ -223,6 +223,9 @@ pub struct DrillArgs {
     /// Servers work in a directory of their own in this one [default: beside the state directory]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
+    /// Write the report, a page that stands alone, to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Wait so many seconds for another run on this machine to end
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,

@@ -164,7 +164,10 @@ fn what_is_equal_is_proven_and_chosen_by_time() {
     assert_eq!(shown["dry_run"], true);
     assert_eq!(platform.proof(), Value::Null);
     // One component after the other, on other days: together they prove the set.
-    let first = platform.drill(0, &["--only", "config"]);
+    let page = platform.path("report.html");
+    let first = platform.drill(0, &["--only", "config", "--report", page.to_str().unwrap()]);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("and proven") && page.contains("redis: it was not asked for"), "{page}");
     assert_eq!((&first["set"], state(&first, "config")["state"].as_str()), (&json!(set), Some("proven")), "{first:#}");
     let proof = platform.proof();
     assert!(proof["proven"].is_null() && proof["components"]["config"]["time"].is_string(), "{proof:#}");
@@ -196,7 +199,8 @@ fn a_difference_is_named_and_proves_nothing() {
     let platform = Platform::new("");
     let missing = platform.path("etc/lost.key");
     platform.publish(std::slice::from_ref(&missing), vec![platform.queues(3)]);
-    let output = platform.run("drill", &[]);
+    let page = platform.path("report.html");
+    let output = platform.run("drill", &["--report", page.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     let words = [missing.to_str().unwrap(), "the queue inbound has 2 elements read through, and 3 were recorded"];
     for word in words {
@@ -205,6 +209,11 @@ fn a_difference_is_named_and_proves_nothing() {
     let summary = summary(&output);
     assert_eq!((&summary["proofs"], &state(&summary, "config")["state"]), (&json!([]), &"different".into()));
     assert_eq!((platform.proof(), platform.left()), (Value::Null, Vec::new()));
+    let page = fs::read_to_string(page).unwrap();
+    for word in [&words[..], &["<h1>Drill of backup set", "What differs", "Exit status</dt>\n<dd>1<"]].concat() {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+    assert!(!page.contains("state complete\""), "{page}");
 }
 
 #[test]
@@ -282,7 +291,9 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A drill that waits for such a server, and the directory where that works.
 fn hanging(platform: &Platform) -> (Child, Scratch) {
     let mut command = platform.place.command();
-    command.args(platform.argv("drill", &["--only", "redis"])).stdout(Stdio::null()).stderr(Stdio::null());
+    let page = platform.path("report.html");
+    let options = ["--only", "redis", "--report", page.to_str().unwrap()];
+    command.args(platform.argv("drill", &options)).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().unwrap();
     let directory = || platform.left().into_iter().find(|path| path.is_dir());
     wait_for("its server runs", || directory().is_some_and(|path| Scratch::at(&path).processes().unwrap().len() == 3));
@@ -302,6 +313,8 @@ fn a_drill_that_is_killed_or_stopped_leaves_nothing() {
     let alive = |child: &mut Child| child.try_wait().unwrap().is_none();
 
     let (mut child, scratch) = hanging(&platform);
+    let page = fs::read_to_string(platform.path("report.html")).unwrap();
+    assert!(page.contains("under way, or killed"), "{page}");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!((platform.left(), scratch.processes().unwrap().len()), (Vec::new(), 0));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -10,11 +10,12 @@ use crate::cli::args::Global;
 use crate::cli::args::platform::DrillArgs;
 use crate::cli::commands::platform::restore::{chosen, show_passed};
 use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, watch};
-use crate::cli::commands::{Context, open};
+use crate::cli::commands::{Context, host, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
+use crate::cli::report::drilled::{self, Drill};
 use crate::cli::report::duration;
-use crate::format::codec::escape;
+use crate::format::codec::{escape, escape_path};
 use crate::orchestrate::platform::choose::{Flaw, words};
 use crate::orchestrate::platform::drill::plan::{DrillPlan, Look, plan};
 use crate::orchestrate::platform::drill::{OPERATION, Order, Outcome, State, drill};
@@ -48,6 +49,9 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
     let parent = std::path::absolute(parent)?;
     let look = Look { profile: &profile, snapshots: &snapshots, parent: &parent, mark: &mark, stop: &stop };
     let plan = plan(&look, choice, &wanted)?;
+    let host = host();
+    let page = Drill { plan: &plan, host: &host, began: Timestamp::now(), outcome: None, exit: None };
+    let report = args.report.as_deref().filter(|_| !args.dry_run);
     show(&plan, context.output)?;
     if args.dry_run {
         show_steps(&plan, context.output)?;
@@ -58,6 +62,7 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
         }
         let summary = json!({ "set": plan.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
         context.output.summary("nothing was begun: first see to what is in the way", summary)?;
+        write(report, &Drill { exit: Some(Exit::Failed), ..page })?;
         return Ok(Exit::Failed);
     }
     if args.dry_run {
@@ -66,10 +71,22 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
     }
     let live = watch(context)?;
     undo_first(context)?;
+    // From here on the file is about this drill. That it cannot be written is told at the end.
+    let _ = write(report, &page);
     let order = Order { repository, profile: &profile, plan: &plan, state: &state, monitor: &live };
     let outcome = drill(&order)?;
     live.finish("");
-    tell(&plan, &outcome, context)
+    let exit = exit(&outcome);
+    // Last: whatever becomes of the page, everything else was told.
+    let told = tell(&plan, &outcome, exit, context);
+    let written = write(report, &Drill { outcome: Some(&outcome), exit: Some(exit), ..page });
+    told.and(written).map(|()| exit)
+}
+
+fn write(path: Option<&Path>, page: &Drill<'_>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, drilled::html(page))
+        .with_context(|| format!("the drill has ended; cannot write its report to {}", escape_path(path)))
 }
 
 /// Ends what an earlier drill has left that was killed; nobody else needs it. What another run has left is for `resume`.
@@ -144,8 +161,8 @@ fn exit(outcome: &Outcome) -> Exit {
     }
 }
 
-fn tell(plan: &DrillPlan, outcome: &Outcome, context: &Context<'_>) -> Result<Exit> {
-    let (exit, output) = (exit(outcome), context.output);
+fn tell(plan: &DrillPlan, outcome: &Outcome, exit: Exit, context: &Context<'_>) -> Result<()> {
+    let output = context.output;
     for error in outcome.error.iter().chain(&outcome.stuck) {
         output.error(&chain(error), exit as u8);
     }
@@ -154,13 +171,7 @@ fn tell(plan: &DrillPlan, outcome: &Outcome, context: &Context<'_>) -> Result<Ex
         output.error(advice, exit as u8);
     }
     for one in &outcome.components {
-        let state = match one.state {
-            State::Proven => "proven",
-            State::Uncompared => "restored, NOT compared, nothing is proven",
-            State::NotStarted => "NOT LOOKED AT, nothing is proven",
-            State::Failed => "FAILED",
-            State::Different => "DIFFERENT",
-        };
+        let state = drilled::state(one.state);
         let took = format!(
             "restored in {}, compared in {}",
             duration(one.restore_milliseconds),
@@ -187,6 +198,5 @@ fn tell(plan: &DrillPlan, outcome: &Outcome, context: &Context<'_>) -> Result<Ex
         "set": plan.set, "exit": exit as u8, "components": outcome.components, "proofs": outcome.proofs,
         "milliseconds": total, "steps": outcome.steps,
     });
-    output.summary(&sentence, summary)?;
-    Ok(exit)
+    output.summary(&sentence, summary)
 }
