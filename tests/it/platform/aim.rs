@@ -208,8 +208,10 @@ proptest! {
         seed in any::<u64>(), steps in 20usize..400, lost in 0u64..40, at in proptest::collection::vec(0.0f64..1.1, 1..8)
     ) {
         let history = History::new(seed, steps, lost);
-        for part in at {
-            let at = time(BEGIN + ((history.now - BEGIN) as f64 * part) as i64);
+        let chosen = at.iter().map(|part| BEGIN + ((history.now - BEGIN) as f64 * part) as i64);
+        // The very moment of a transaction, too.
+        let ends = history.ends.values().flatten().map(|end| end.time).step_by(17).take(5);
+        for at in chosen.chain(ends).map(time).collect::<Vec<_>>() {
             let expected = history.expected(at);
             match (history.aim(at, None), expected.as_slice()) {
                 (Ok(aim), [(set, of, end)]) => {

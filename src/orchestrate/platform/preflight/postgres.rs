@@ -7,7 +7,7 @@ use super::{Check, LONG, Look, PATIENCE, Verdict, counted, few, shortened};
 use crate::orchestrate::platform::profile::Component;
 use crate::source::SourceError;
 use crate::source::postgres::{
-    Activity, Cluster, Method, PostgresSettings, Session, Tool, Version, data_layout, is_running, tools,
+    Activity, Archiving, Cluster, Method, PostgresSettings, Session, Tool, Version, data_layout, is_running, tools,
 };
 use crate::source::wait;
 
@@ -18,6 +18,8 @@ struct Seen {
     version: Version,
     superuser: bool,
     activity: Result<Activity, SourceError>,
+    /// If its log is to be archived.
+    archiving: Option<Archiving>,
 }
 
 /// What there is to be asked.
@@ -54,7 +56,8 @@ fn server(settings: &PostgresSettings, stop: &dyn Fn() -> bool) -> Server {
     let seen = wait::attended(&what, PATIENCE * 2, stop, move || {
         let cluster = Cluster::connect(&asked)?;
         let (version, superuser) = (cluster.version()?, cluster.is_superuser()?);
-        Ok(Seen { version, superuser, activity: cluster.activity() })
+        let archiving = asked.archive.enabled.then(|| cluster.archiving()).transpose()?;
+        Ok(Seen { version, superuser, activity: cluster.activity(), archiving })
     });
     match seen.and_then(|seen: Result<Seen, SourceError>| seen) {
         Ok(seen) => Server::Answers(seen),
@@ -121,6 +124,21 @@ fn shown(session: &Session) -> String {
     format!("process {pid}, {user} in {database}{application}: {state}{ago}")
 }
 
+/// Why a base backup would wait for its log in vain.
+fn archives_nothing(server: &Server) -> Option<Verdict> {
+    let Server::Answers(Seen { archiving: Some(Archiving { mode, command, failing }), .. }) = server else {
+        return None;
+    };
+    if mode == "off" || command.is_empty() {
+        let advice = "set archive_mode and archive_command, or postgres.archive.enabled to false";
+        return Some(Verdict::fail("its log is not archived, which a base backup waits for", advice));
+    }
+    failing.as_ref().map(|what| {
+        let advice = "see the server's log, and `cairn wal status`: a base backup waits for its log";
+        Verdict::fail(format!("archive_command last failed for {what}"), advice)
+    })
+}
+
 fn programs(settings: &PostgresSettings, server: &Server, stop: &dyn Fn() -> bool) -> Verdict {
     let (version, superuser) = match server {
         Server::Answers(seen) => (&seen.version, seen.superuser),
@@ -130,6 +148,11 @@ fn programs(settings: &PostgresSettings, server: &Server, stop: &dyn Fn() -> boo
     if !superuser {
         let advice = "set postgres.user to a superuser";
         return Verdict::fail(format!("{:?} is no superuser, and only one may read everything", settings.user), advice);
+    }
+    if settings.method == Method::Base
+        && let Some(verdict) = archives_nothing(server)
+    {
+        return verdict;
     }
     let needed: &[&str] = match settings.method {
         Method::Dump => &["pg_dump", "pg_dumpall"],
