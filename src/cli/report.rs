@@ -1,11 +1,12 @@
 //! A backup set as a page that stands alone: one file, no script, nothing loaded. For a phone as for a desk, in light and
 //! in dark, and for paper. [`terminal`] has it as text; [`unpublished`] is the page of a run that made no set,
-//! [`drilled`] that of a drill.
+//! [`drilled`] that of a drill, [`restored`] that of a restore.
 //!
 //! Invariant: everything that comes from a set goes through `Page::text`, which escapes it.
 
 pub mod drilled;
 mod facts;
+pub mod restored;
 pub mod terminal;
 pub mod unpublished;
 

@@ -19,6 +19,7 @@ mod metadata;
 mod platform;
 mod platform_backup;
 mod platform_diff;
+mod platform_restore;
 mod processes;
 mod progress;
 mod proof;

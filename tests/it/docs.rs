@@ -1,4 +1,5 @@
 //! The operator's guide runs: every `sh` block of `docs/operator.md`, in order, by a shell that stops at the first failure.
+//! Whatever command of cairn another document shows is one that the program takes.
 
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,59 @@ fn every_command_of_the_operators_guide_works() {
     let hosts = std::fs::read("/etc/hosts").unwrap();
     assert_eq!(std::fs::read(directory.path().join("restored/hosts")).unwrap(), hosts);
     assert!(std::fs::read_to_string(directory.path().join("numbers.txt")).unwrap().ends_with("20000\n"));
+}
+
+/// The commands of cairn that a text shows: in blocks, and between backquotes if they have options.
+fn commands(text: &str) -> Vec<String> {
+    let (mut found, mut block, mut continued) = (Vec::<String>::new(), None, false);
+    for line in text.lines().map(str::trim) {
+        if let Some(kind) = line.strip_prefix("```") {
+            (block, continued) = (if block.is_some() { None } else { Some(kind) }, false);
+        } else if matches!(block, Some("sh" | "text" | "console")) {
+            let line = line.split(" #").next().unwrap().trim_end();
+            if continued && let Some(last) = found.last_mut() {
+                last.push_str(line);
+            } else if line.starts_with("cairn ") {
+                found.push(line.to_owned());
+            }
+            continued = line.ends_with('\\') && (continued || line.starts_with("cairn "));
+        } else if block.is_none() && line.matches('`').count().is_multiple_of(2) {
+            let quoted = line.split('`').skip(1).step_by(2);
+            let commands = quoted.filter(|quoted| quoted.starts_with("cairn ") && quoted.contains(" --"));
+            found.extend(commands.map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// Words of a command as a shell takes them apart, up to what another program gets.
+fn words(command: &str) -> Vec<String> {
+    let end = [" > ", " | ", " || ", " && ", "; ", " 2>"].iter().filter_map(|end| command.find(end)).min();
+    let command = command[..end.unwrap_or(command.len())].replace('\\', " ");
+    command.split_whitespace().map(|word| word.trim_matches(['\'', '"']).to_owned()).collect()
+}
+
+#[test]
+fn every_command_that_a_document_shows_is_one_of_the_program() {
+    use clap::Parser;
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let documents = std::fs::read_dir(format!("{root}docs")).unwrap().map(|entry| entry.unwrap().path());
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for path in documents.chain([std::path::PathBuf::from(format!("{root}README.md"))]) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for command in commands(&std::fs::read_to_string(&path).unwrap()) {
+            // A form, not a command: it says what may be written.
+            if command.contains(['[', '(', '{']) || command.contains("...") || command.contains("COMMAND") {
+                continue;
+            }
+            seen += 1;
+            if let Err(error) = cairn::cli::args::Cli::try_parse_from(words(&command)) {
+                wrong.push(format!("{name}: {command}\n{error}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 60, "only {seen} commands were found");
 }
 
 /// Every key of a table, with those of its tables before it.

@@ -5,6 +5,7 @@ mod kill;
 mod light;
 mod queues;
 mod rest;
+mod restore;
 mod servers;
 
 use std::collections::BTreeSet;

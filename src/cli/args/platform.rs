@@ -197,6 +197,9 @@ pub struct RestoreArgs {
     /// When everything was found equal, remove what it replaced
     #[arg(long)]
     pub discard_old: bool,
+    /// Write a report, a page that stands alone, to this file: what came back, what was moved aside, each step
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "diff"])]
+    pub report: Option<PathBuf>,
     /// Configuration goes beneath this directory
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub target_root: PathBuf,

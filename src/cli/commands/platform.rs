@@ -10,6 +10,7 @@ mod preflight;
 mod profile;
 mod requeue;
 mod restore;
+mod restore_page;
 mod resume;
 mod sets;
 

@@ -9,16 +9,19 @@ mod content;
 
 pub use content::like;
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use crate::format::codec::escape_path;
+use crate::format::tree::Entry;
 use crate::source::SourceError;
+use crate::source::files::OwnerLookup;
+use crate::source::files::target::OwnerIds;
 
 /// What the names of replacements contain, before they are in their place.
 const STAGED: &str = ".cairn-new-";
@@ -81,6 +84,16 @@ impl Swap {
     pub fn prepare(&self) -> Result<(), SourceError> {
         let parent = self.place.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(parent).map_err(SourceError::when("make", parent))
+    }
+
+    /// The directories that the place is in and that are missing, the outermost first; with each how many steps above the
+    /// place it is.
+    pub fn missing_above(&self) -> Vec<(usize, PathBuf)> {
+        let above = self.place.ancestors().enumerate().skip(1);
+        let mut missing: Vec<(usize, PathBuf)> =
+            above.take_while(|(_, path)| !path.exists()).map(|(steps, path)| (steps, path.to_owned())).collect();
+        missing.reverse();
+        missing
     }
 
     /// To be called when the replacement is there as a whole: from now on it is known again wherever it is.
@@ -198,6 +211,18 @@ impl Swap {
     pub fn discard_aside(&self) -> Result<(), SourceError> {
         removed(&self.aside, ASIDE)
     }
+}
+
+/// Makes a directory as it was recorded; without a record, for everybody to pass through.
+pub fn make_directory(path: &Path, recorded: Option<&Entry>) -> Result<(), SourceError> {
+    let Some(recorded) = recorded else {
+        return DirBuilder::new().mode(0o755).create(path).map_err(SourceError::when("make", path));
+    };
+    let (uid, gid) = OwnerIds::new(OwnerLookup::Name).of(&recorded.owner);
+    DirBuilder::new().mode(0o700).create(path).map_err(SourceError::when("make", path))?;
+    chown(path, Some(uid), Some(gid)).map_err(SourceError::when("give its owner to", path))?;
+    let mode = Permissions::from_mode(recorded.mode & 0o7777);
+    fs::set_permissions(path, mode).map_err(SourceError::when("set the mode of", path))
 }
 
 /// The names in a directory of what belongs to it: without what a restore has made or moved aside in it, and `lost+found`.

@@ -33,13 +33,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-pub use owners::OwnerLookup;
+pub use owners::{OwnerIds, OwnerLookup};
 pub use remove::{Extra, Removal, Removed};
 pub use writer::FileWriter;
 
 use self::attributes::{Surplus, change_mode};
 use self::beneath::{Beneath, Directory, split};
-use self::owners::OwnerIds;
 use super::descent::{Names, identity, open_directory};
 use super::metadata::{kind, modified, node};
 use super::xattr::Place;

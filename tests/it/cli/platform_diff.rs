@@ -9,23 +9,24 @@ use serde_json::Value;
 use super::{Place, text};
 
 /// A platform of files, backed up.
-struct Files {
-    place: Place,
-    etc: PathBuf,
-    profile: String,
+pub struct Files {
+    pub place: Place,
+    pub etc: PathBuf,
+    pub profile: String,
 }
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIold\n-----END PRIVATE KEY-----\n";
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut place = Place::empty();
         let etc = place.path().join("etc");
         fs::create_dir(&etc).unwrap();
         let profile = place.path().join("profile.toml");
         let text = format!(
             "extends = 'none'\nname = 'mine'\ncomponents = ['config']\n[state]\ndirectory = '{0}/state'\n\
-             [config.groups.mine]\npaths = ['{0}/etc', '{0}/one.conf']\n[keys]\npaths = ['{0}/etc/named']\n",
+             [config.groups.mine]\npaths = ['{0}/etc', '{0}/one.conf']\n[keys]\npaths = ['{0}/etc/named']\n\
+             [processes]\nrules = []\n",
             place.path().display()
         );
         fs::write(&profile, text).unwrap();
@@ -52,7 +53,7 @@ impl Files {
         Files { place, etc, profile }
     }
 
-    fn write(&self, name: &str, content: &[u8]) {
+    pub fn write(&self, name: &str, content: &[u8]) {
         fs::write(self.etc.join(name), content).unwrap();
     }
 

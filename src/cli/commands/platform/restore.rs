@@ -12,10 +12,12 @@ use serde_json::json;
 
 use crate::cli::args::Global;
 use crate::cli::args::platform::{PointArgs, RestoreArgs};
+use crate::cli::commands::platform::restore_page::Page;
 use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_first, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
+use crate::cli::report::restored::state;
 use crate::cli::settings;
 use crate::format::codec::escape;
 use crate::orchestrate::platform::aim::Aim;
@@ -58,7 +60,9 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     if args.dry_run {
         show_steps(&plan, context.output)?;
     }
+    let page = Page::new(args.report.as_deref(), &plan);
     if !plan.obstacles.is_empty() {
+        page.not_begun()?;
         for obstacle in &plan.obstacles {
             context.output.error(obstacle, Exit::Failed as u8);
         }
@@ -73,12 +77,16 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     if !args.yes {
         confirmed(context.output)?;
     }
+    // One that cannot be written is known before anything is changed.
+    page.under_way()?;
     let live = watch(context)?;
     undo_first(context)?;
     let order = Order { repository, profile: &profile, plan: &plan, options: &options, state: &state, monitor: &live };
     let outcome = restore(&order)?;
     live.finish("");
-    tell(&plan, &outcome, context)
+    let written = page.ended(&outcome, exit(&outcome));
+    let exit = tell(&plan, &outcome, context)?;
+    written.map(|()| exit)
 }
 
 /// The components asked for.
@@ -287,12 +295,7 @@ fn tell(plan: &RestorePlan, outcome: &Outcome, context: &Context<'_>) -> Result<
         output.error(advice, exit as u8);
     }
     for one in &outcome.components {
-        let state = match one.state {
-            State::Restored => "restored",
-            State::Uncompared => "restored, NOT compared",
-            State::Failed => "FAILED, and is as it was before",
-        };
-        output.line(&format!("{:14} {state}: {}", one.component.name(), one.detail))?;
+        output.line(&format!("{:14} {}: {}", one.component.name(), state(one.state), one.detail))?;
         let aside = one.aside.iter().map(ToString::to_string);
         for line in aside.chain(one.notes.iter().cloned()) {
             output.line(&format!("               {line}"))?;

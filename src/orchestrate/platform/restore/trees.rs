@@ -21,7 +21,7 @@ use crate::orchestrate::restore::{self, RestoreOptions};
 use crate::progress::WithinStep;
 use crate::repo::{Repository, SnapshotInfo};
 use crate::source::SourceError;
-use crate::source::files::swap::Swap;
+use crate::source::files::swap::{Swap, make_directory};
 use crate::source::files::{Overwrite, OwnerLookup, Patterns};
 
 /// A label or a map has at most so many bytes.
@@ -86,7 +86,7 @@ pub fn stage(scene: &Scene<'_>, step: &str, trees: &[TreeSwap], notes: &Notes<'_
         let (mut files, mut bytes) = (0, 0);
         for tree in trees {
             let Some(root) = &tree.root else { continue };
-            tree.swap.prepare()?;
+            directories_above(scene, tree, root)?;
             let report = write(scene, step, &tree.snapshot, root, &tree.swap.staged, notes)?;
             let info = scene.snapshot(&tree.snapshot)?;
             let found = entry(scene.order.repository, &info.snapshot, inner(root))?;
@@ -98,6 +98,18 @@ pub fn stage(scene: &Scene<'_>, step: &str, trees: &[TreeSwap], notes: &Notes<'_
         }
         Ok((format!("{files} files, {bytes} bytes, read back and equal"), ()))
     })
+}
+
+/// Makes the directories that a place is in, where they are missing: as they were recorded, since a server makes files of
+/// its own in them.
+fn directories_above(scene: &Scene<'_>, tree: &TreeSwap, root: &Path) -> Result<(), OrchestrateError> {
+    let info = scene.snapshot(&tree.snapshot)?;
+    for (steps, missing) in tree.swap.missing_above() {
+        let recorded = root.ancestors().nth(steps).map(inner).filter(|path| !path.is_empty());
+        let recorded = recorded.map(|path| entry(scene.order.repository, &info.snapshot, path)).transpose()?.flatten();
+        make_directory(&missing, recorded.filter(|recorded| recorded.node == Node::Directory).as_ref())?;
+    }
+    Ok(())
 }
 
 /// Writes one root of a snapshot to a directory, and reads it back.

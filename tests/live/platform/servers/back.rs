@@ -6,15 +6,15 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Ended, Scenario, run};
+use super::{Ended, Scenario, guide, lost, run};
 use crate::platform::{Platform, REPOSITORY};
 
 const CONFIG: &str = "/etc/eclecticiq-neo4j/neo4j.conf";
-const DATA: &str = "/media/pgsql/11/data";
+pub const DATA: &str = "/media/pgsql/11/data";
 const BEGUN: [&str; 5] = ["--set", "latest", "--new-cluster", DATA, "--close-existing"];
 
 impl Platform {
-    fn restore(&self, profile: &str, options: &[&str]) -> Ended {
+    pub(super) fn restore(&self, profile: &str, options: &[&str]) -> Ended {
         Ended::new(&self.lab.run(&Platform::argv_of("restore", profile, options)))
     }
 
@@ -61,7 +61,7 @@ impl Platform {
 }
 
 #[track_caller]
-fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
+pub(super) fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
     let all = ended.summary["components"].as_array().unwrap_or_else(|| panic!("{}", ended.text));
     all.iter().find(|one| one["component"] == component).unwrap_or_else(|| panic!("{component}: {}", ended.text))
 }
@@ -70,13 +70,21 @@ fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
 fn a_backup_set_comes_back_onto_the_platform() {
     let Some(platform) = Platform::boot() else { return };
     platform.own_data();
-    let scenarios: [Scenario; 4] = [
+    let scenarios: [Scenario; 7] = [
         ("back", everything_comes_back_and_is_compared),
         ("back killed", a_restore_that_is_killed_is_undone),
+        ("lost wiped", lost::what_was_wiped_comes_back_from_the_set_of_that_time),
+        ("lost mounted", lost::a_data_directory_that_is_a_mount_point_gets_its_content_back),
+        ("guide", guide::the_guide_leads_through_an_upgrade_and_a_disaster),
         ("back damaged", what_is_damaged_fails_and_the_rest_comes_back),
         ("back files", the_files_of_postgresql_come_back),
     ];
     run(&platform, &scenarios);
+    let saved = lost::saved(&platform);
+    drop(platform);
+    if let Some(saved) = saved {
+        lost::a_fresh_machine_becomes_the_one_that_was_lost(&saved);
+    }
 }
 
 fn everything_comes_back_and_is_compared(platform: &Platform) {
