@@ -15,8 +15,8 @@ use cairn::format::key::{Credential, KeyObject, PasswordCost};
 use cairn::format::list::{ListEntry, ListKind, begin_node, put_entry};
 use cairn::format::pack::trailer;
 use cairn::format::record::{
-    self, CondemnedPack, Drilled, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot, SnapshotKind,
-    Summary, Tombstone,
+    self, CondemnedPack, Drilled, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot,
+    SnapshotKind, Summary, Tombstone,
 };
 use cairn::format::tree::{BlockEncoder, Entry, Extent, FileTime, Node, Owner};
 use cairn::format::{ChunkId, Kind, ObjectId, RepositoryId};

@@ -214,6 +214,12 @@ fn a_difference_is_named_and_proves_nothing() {
         assert!(page.contains(word), "{word}: {page}");
     }
     assert!(!page.contains("state complete\""), "{page}");
+
+    // It is a failure also where the rest is proven.
+    let set = platform.publish(&[], vec![platform.queues(3)]).to_string();
+    let summary = platform.drill(1, &["--set", &set]);
+    let states = ["config", "redis"].map(|component| state(&summary, component)["state"].clone());
+    assert_eq!((states, summary["proofs"].as_array().unwrap().len()), (["proven".into(), "different".into()], 1));
 }
 
 #[test]
@@ -301,8 +307,23 @@ fn hanging(platform: &Platform) -> (Child, Scratch) {
 }
 
 /// A process that works in a directory, and has nothing to do with drills.
-fn bystander(directory: &Path) -> Child {
-    Command::new("sleep").arg("1000").current_dir(directory).spawn().unwrap()
+struct Bystander(Child);
+
+impl Bystander {
+    fn new(directory: &Path) -> Self {
+        Bystander(Command::new("sleep").arg("1000").current_dir(directory).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -310,7 +331,6 @@ fn a_drill_that_is_killed_or_stopped_leaves_nothing() {
     let user = uzers::get_current_username().unwrap().into_string().unwrap();
     let platform = Platform::new(&format!("[drill.redis]\nuser = '{user}'\n{SLEEP}"));
     platform.publish(&[], vec![platform.queues(2)]);
-    let alive = |child: &mut Child| child.try_wait().unwrap().is_none();
 
     let (mut child, scratch) = hanging(&platform);
     let page = fs::read_to_string(platform.path("report.html")).unwrap();
@@ -321,7 +341,7 @@ fn a_drill_that_is_killed_or_stopped_leaves_nothing() {
 
     for next in ["resume", "drill"] {
         let (mut child, scratch) = hanging(&platform);
-        let mut other = bystander(scratch.path());
+        let mut other = Bystander::new(scratch.path());
         child.kill().unwrap();
         child.wait().unwrap();
         // What it was for is gone, and its servers know nothing of that.
@@ -330,8 +350,6 @@ fn a_drill_that_is_killed_or_stopped_leaves_nothing() {
         let output = platform.run(next, options);
         assert!(output.status.success(), "{next}: {}", text(&output.stderr));
         assert_eq!((platform.left(), scratch.processes().unwrap().len()), (Vec::new(), 0), "{next}");
-        assert!(alive(&mut other), "{next} ended what was none of its business");
-        other.kill().unwrap();
-        other.wait().unwrap();
+        assert!(other.lives(), "{next} ended what was none of its business");
     }
 }
