@@ -34,11 +34,15 @@ CACHE = 128 * MIB  # raw bytes of decoded frames that are kept
 MAX_WORK, LOOK = 64 << 30, 4 * KIB  # section 9: what is decoded for one chunk at most; what a copy of a base counts
 
 # Kinds (section 3): number and directory.
-DATA, META, SNAPSHOT, SET, TOMBSTONE, LEASE, PROOF, FORGOTTEN = range(1, 9)
+DATA, META, SNAPSHOT, SET, TOMBSTONE, LEASE, PROOF, FORGOTTEN, WAL = range(1, 10)
 PLACES = {DATA: "data", META: "meta", SNAPSHOT: "snapshots", SET: "sets", TOMBSTONE: "tombstones", LEASE: "leases",
-          PROOF: "proofs", FORGOTTEN: "forgotten"}
+          PROOF: "proofs", FORGOTTEN: "forgotten", WAL: "wal"}
 HEADER, TAG, TRAILER, FOOTER_POSITION = 40, 16, 8, 1 << 63
 DIRECTORY, FILE, SYMLINK, FIFO, CHAR_DEVICE, BLOCK_DEVICE, SOCKET, UNREAD = range(8)
+# Log files (section 14): the plain head, blocks, lengths of segments and of other files, names.
+PLAIN_HEAD, MAX_BLOCKS, MIN_SEGMENT, MAX_SEGMENT, MAX_SMALL = 640, 128, MIB, 1 << 30, MIB
+HEAD_END = HEADER + PLAIN_HEAD + TAG
+WAL_NAME = re.compile(r"(?!0{8})[0-9A-F]{8}(\.history|[0-9A-F]{16}(\.partial|\.[0-9A-F]{8}\.backup)?)")
 SAME_OWNER, ATTRIBUTES, SPARSE, LINKED, UNSTABLE = 1, 2, 4, 8, 16
 
 
@@ -146,6 +150,11 @@ class Keys:
         self.chunk_id_key, self.seal = derive("cairn 1 chunk id"), derive("cairn 1 seal")
         self.chunker, self.path = derive("cairn 1 chunker"), derive("cairn 1 path")
         self.configuration = derive("cairn 1 configuration")
+        self.wal = derive("cairn 1 wal name")
+
+    def wal_name(self, system_id: int, name: str) -> bytes:
+        """The name of the object that holds a log file."""
+        return blake3(system_id.to_bytes(8, "little") + name.encode(), key=self.wal).digest()
 
     def chunk_id(self, raw: bytes) -> bytes:
         return blake3(raw, key=self.chunk_id_key).digest(16)
@@ -282,6 +291,36 @@ def decode_footer(pack: Pack, body: bytes, frames_end: int) -> Iterator[tuple[Fr
         yield Frame(pack, slot, offset, stored_len, depth, bases, raw_len), chunks
         offset += stored_len
     require(not cursor and offset == frames_end, f"the frames of {pack} do not fill it")
+
+
+# --- Log files (section 14) ---
+
+class WalHead(NamedTuple):
+    system_id: int
+    name: str
+    length: int
+    hash: bytes
+    microseconds: int
+    block: int
+    stored: list[int]
+
+
+def decode_wal_head(plain: bytes) -> WalHead:
+    require(len(plain) == PLAIN_HEAD, "the head of a log file has another length")
+    number = lambda at, length: int.from_bytes(plain[at:at + length], "little")
+    count, name_length = plain[60], plain[61]
+    require(count <= MAX_BLOCKS and name_length <= 40, "impossible counts in the head of a log file")
+    unused = plain[62:64] + plain[64 + name_length:128] + plain[128 + 4 * count:]
+    require(not any(unused), "bytes of the head of a log file that must be zero are not")
+    name = plain[64:64 + name_length].decode("ascii", "replace")
+    require(WAL_NAME.fullmatch(name), f"{name!r} is no name of a log file")
+    length, block = number(8, 8), number(56, 4)
+    is_log = len(name) == 24 or name.endswith(".partial")
+    fits = MIN_SEGMENT <= length <= MAX_SEGMENT and not length & length - 1 if is_log else 1 <= length <= MAX_SMALL
+    require(fits and 1 <= block <= MAX_FRAME and -(-length // block) == count, f"impossible lengths of {name}")
+    stored = [number(128 + 4 * slot, 4) for slot in range(count)]
+    require(all(TAG <= size <= block + block // 128 + KIB for size in stored), f"impossible blocks of {name}")
+    return WalHead(number(0, 8), name, length, plain[24:56], number(16, 8), block, stored)
 
 
 # --- Lists and trees (sections 10 to 12) ---
@@ -470,6 +509,27 @@ class Repository:
         what, stored = f"{path.parent.name}/{path.name}", self.whole(path, MAX_STORED_RECORD)
         plain = self.keys.open(kind, stored[:HEADER], 0, stored[HEADER:], what)
         return parse_json(decompress(plain, MAX_RECORD, what), what)
+
+    def wal_head(self, path: Path) -> WalHead:
+        """What a log file's object says of itself."""
+        what, stored = f"log file {path.name}", read_at(path, 0, HEAD_END)
+        plain = self.keys.open(WAL, stored[:HEADER], FOOTER_POSITION, stored[HEADER:], what)
+        head = decode_wal_head(plain)
+        require(self.keys.wal_name(head.system_id, head.name).hex() == path.name, f"{what} is that of another name")
+        return head
+
+    def wal(self, path: Path) -> Iterator[bytes]:
+        """A log file's content. It is right only if this ends without an error."""
+        head, header, hasher, offset, left = self.wal_head(path), read_at(path, 0, HEADER), blake3(), HEAD_END, 0
+        left = head.length
+        for slot, size in enumerate(head.stored):
+            what = f"block {slot} of {head.name}"
+            plain = self.keys.open(WAL, header, slot, read_at(path, offset, size), what)
+            raw = decompress(plain, MAX_FRAME, what, min(head.block, left))
+            hasher.update(raw)
+            offset, left = offset + size, left - len(raw)
+            yield raw
+        require(path.stat().st_size == offset and hasher.digest() == head.hash, f"{head.name} is damaged")
 
     def snapshot(self, path: Path) -> Snapshot:
         record = self.record(SNAPSHOT, path)
@@ -776,16 +836,41 @@ def verify(repository: Repository, snapshots: list[Snapshot], complain) -> None:
 
 
 def verify_objects(repository: Repository, complain) -> None:
-    """The names of all packs, and the other records."""
+    """The names of all packs, the other records, and the log files."""
     records = [(kind, path) for kind in (TOMBSTONE, LEASE, PROOF, FORGOTTEN)
                for path in repository.paths(repository.root / PLACES[kind])]
     for check, objects in ((repository.record, records), (lambda _, path: repository.whole(path, MAX_PACK),
-                                                          repository.pack_paths())):
+                                                          repository.pack_paths()),
+                           (lambda _, path: [None for _ in repository.wal(path)], wal_paths(repository))):
         for kind, path in objects:
             try:
                 check(kind, path)
             except PROBLEMS as error:
                 complain(str(error))
+
+
+def wal_paths(repository: Repository) -> list[tuple[int, Path]]:
+    return [(WAL, path) for path in repository.paths(repository.root / PLACES[WAL])]
+
+
+def list_wal(repository: Repository, complain) -> None:
+    """The log files, by cluster and name."""
+    heads = []
+    for _, path in wal_paths(repository):
+        try:
+            heads.append(repository.wal_head(path))
+        except PROBLEMS as error:
+            complain(str(error))
+    for head in sorted(heads):
+        print(head.system_id, f"{head.name:40} {head.length:>11}")
+
+
+def cat_wal(repository: Repository, system_id: int, name: str) -> None:
+    require(WAL_NAME.fullmatch(name) and 0 <= system_id < 1 << 64, f"{name!r} is no name of a log file")
+    path = repository.root / PLACES[WAL] / repository.keys.wal_name(system_id, name).hex()
+    require(path.is_file(), f"{name} of cluster {system_id} is not archived")
+    for raw in repository.wal(path):
+        sys.stdout.buffer.write(raw)
 
 
 def restore(repository: Repository, snapshot: Snapshot, target: Path, complain) -> None:
@@ -838,12 +923,22 @@ def main() -> int:
     cat_parser = commands.add_parser("cat", help="a stream, or one file of a tree, to standard output")
     cat_parser.add_argument("snapshot")
     cat_parser.add_argument("path", nargs="?")
+    commands.add_parser("list-wal", help="the files of PostgreSQL's log: cluster, name, length")
+    wal_parser = commands.add_parser("wal", help="a file of PostgreSQL's log, to standard output")
+    wal_parser.add_argument("cluster", type=int)
+    wal_parser.add_argument("name")
     arguments = parser.parse_args()
     if arguments.command == "verify" and arguments.all == bool(arguments.snapshot):
         parser.error("verify needs either a snapshot or --all")
     complain = Complaints()
     try:
         repository = Repository(arguments.repository, credential_of(arguments))
+        if arguments.command in ("list-wal", "wal"):
+            if arguments.command == "wal":
+                cat_wal(repository, arguments.cluster, arguments.name)
+            else:
+                list_wal(repository, complain)
+            return int(complain.failed)
         snapshots = repository.snapshots(complain)
         if arguments.command == "list":
             for snapshot in snapshots:

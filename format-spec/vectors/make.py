@@ -148,7 +148,7 @@ def keys() -> dict:
     chunks = [b"", b"a", b"cairn" * 1000]
     paths = [b"", b"etc", b"etc/passwd", b"a\xff/b"]
     return {"derived": {"chunk_id": KEYS.chunk_id_key.hex(), "seal": KEYS.seal.hex(), "chunker": KEYS.chunker.hex(),
-                        "path": KEYS.path.hex(), "configuration": KEYS.configuration.hex()},
+                        "path": KEYS.path.hex(), "configuration": KEYS.configuration.hex(), "wal": KEYS.wal.hex()},
             "chunk_ids": [{"raw": raw.hex(), "id": KEYS.chunk_id(raw).hex()} for raw in chunks],
             "path_hashes": [{"path": path.hex(), "hash": path_hash(path)} for path in paths],
             "gear": [f"{value:016x}" for value in gear_table()]}
@@ -310,6 +310,29 @@ def records() -> dict:
     return {"records": found}
 
 
+def wal() -> dict:
+    """A segment of two blocks, most of it zeros, and a history file."""
+    def number(value: int, length: int) -> bytes:
+        return value.to_bytes(length, "little")
+    found = []
+    history = b"1\t0/3000000\tno recovery target specified\n"
+    for name, raw, block in (("000000010000000A000000FE", stream("segment", 5000).ljust(1 << 20, b"\0"), 1 << 19),
+                             ("00000002.history", history, 1 << 21)):
+        head = header(reader.WAL, stream(name, 32))
+        blocks = [seal(head, slot, compress(raw[at:at + block])) for slot, at in enumerate(range(0, len(raw), block))]
+        plain = number(7012345678901234567, 8) + number(len(raw), 8) + number(1767225600000001, 8) + blake3(raw).digest()
+        plain += number(block, 4) + number(len(blocks), 1) + number(len(name), 1) + bytes(2) + name.encode().ljust(64, b"\0")
+        plain += b"".join(number(len(sealed), 4) for sealed in blocks)
+        plain = plain.ljust(reader.PLAIN_HEAD, b"\0")
+        decoded = reader.decode_wal_head(plain)
+        assert (decoded.name, decoded.hash, decoded.length) == (name, blake3(raw).digest(), len(raw))
+        stored = head + seal(head, 1 << 63, plain) + b"".join(blocks)
+        found.append({"system_id": str(decoded.system_id), "name": name, "plain_head": plain.hex(), "stored": stored.hex(),
+                      "object": KEYS.wal_name(decoded.system_id, name).hex(), "raw_hash": blake3(raw).hexdigest(),
+                      "raw_len": len(raw)})
+    return {"files": found}
+
+
 MASKS = {7: 0x18035100, 8: 0x1800035300, 9: 0x19000353000, 10: 0x590003530000, 11: 0xd90003530000, 12: 0xd90103530000,
          13: 0xd90303530000, 14: 0xd90313530000, 15: 0xd90f03530000, 16: 0xd90303537000, 17: 0xd90703537000,
          18: 0xd90707537000, 19: 0xd91707537000, 20: 0xd91747537000}
@@ -419,7 +442,7 @@ def main() -> None:
     common = {"master": MASTER.hex(), "repository": REPOSITORY.hex()}
     for name, make in (("primitives", primitives), ("keys", keys), ("config", config), ("key-objects", key_objects),
                        ("envelope", envelope), ("pack", packs), ("list", lists), ("tree", tree), ("record", records),
-                       ("chunker", chunker), ("refused", refused)):
+                       ("wal", wal), ("chunker", chunker), ("refused", refused)):
         value = json.dumps(common | make(), indent=1, ensure_ascii=False)
         (directory / f"{name}.json").write_text(value + "\n")
         print(f"{name}.json: {len(value)} bytes")

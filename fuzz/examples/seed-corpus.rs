@@ -19,6 +19,7 @@ use cairn::format::record::{
     SnapshotKind, Summary, Tombstone,
 };
 use cairn::format::tree::{BlockEncoder, Entry, Extent, FileTime, Node, Owner};
+use cairn::format::wal::{WalHead, WalName};
 use cairn::format::{ChunkId, Kind, ObjectId, RepositoryId};
 use cairn_fuzz::targets::{keys, seal};
 
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
         ("tree_block", tree_block()?),
         ("frame", frame()?),
         ("restore_path", restore_path()),
+        ("wal", wal()?),
     ];
     for (target, files) in seeds {
         let directory = Path::new("fuzz/corpus").join(target);
@@ -314,4 +316,28 @@ fn restore_path() -> Vec<(&'static str, Vec<u8>)> {
         ("link-to-file", steps(&[(3, b"link"), (7, b"link"), (3, b"hard"), (4, b"d"), (5, b"hard")])),
         ("replaced", steps(&[(0, b"d"), (7, b"d/f"), (1, b"d"), (7, b"d/keep"), (5, b"d")])),
     ]
+}
+
+fn wal() -> Result<Seeds> {
+    let first = |step: u8, bytes: &[u8]| [&[step], bytes].concat();
+    let head = WalHead {
+        system_id: 7_012_345_678_901_234_567,
+        name: WalName::parse("000000010000000A000000FE").ok_or("a name of a segment")?,
+        raw_len: 16 << 20,
+        hash: [3; 32],
+        time: jiff::Timestamp::UNIX_EPOCH,
+        block_len: 2 << 20,
+        stored: vec![1000; 8],
+    };
+    let mut page = vec![0; 40];
+    page[..4].copy_from_slice(&[0x10, 0xD1, 2, 0]);
+    Ok(vec![
+        ("segment", first(0, b"000000010000000A000000FE")),
+        ("partial", first(0, b"000000010000000A000000FE.partial")),
+        ("history-name", first(0, b"00000002.history")),
+        ("label", first(0, b"000000010000000000000002.00000028.backup")),
+        ("head", first(1, &head.encode())),
+        ("page", first(2, &page)),
+        ("history", first(3, b"1\t0/3000000\tno recovery target specified\n")),
+    ])
 }

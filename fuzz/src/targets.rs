@@ -24,14 +24,16 @@ use cairn::format::set::BackupSet;
 use cairn::format::tree::{
     BlockEncoder, Entry, FileTime, MAX_RECORDS, Node, Owner, compare_paths, decode_block, validate_path,
 };
+use cairn::format::wal::{HEAD_END, WalHead, WalName};
 use cairn::format::{Kind, ObjectId, RepositoryId};
 use cairn::source::files::{Overwrite, Target, TargetOptions};
+use cairn::source::postgres::{PageHeader, history};
 
 /// A target's body.
 pub type Body = fn(&[u8]);
 
 /// Every target, by the name of its corpus directory.
-pub const ALL: [(&str, Body); 11] = [
+pub const ALL: [(&str, Body); 12] = [
     ("cursor", cursor),
     ("escape", escape),
     ("config", config),
@@ -43,6 +45,7 @@ pub const ALL: [(&str, Body); 11] = [
     ("tree_block", tree_block),
     ("frame", frame),
     ("restore_path", restore_path),
+    ("wal", wal),
 ];
 
 /// The keys that sealed corpus files are made with.
@@ -299,4 +302,31 @@ pub fn restore_path(data: &[u8]) {
     }
     assert_eq!(state(&outside), before);
     assert_eq!(fs::read_dir(scratch.path()).expect("it is a directory").count(), 2);
+}
+
+/// What is read of PostgreSQL's log and of its archive: by the first byte a name, a head, a segment's first page, or a
+/// history file.
+pub fn wal(data: &[u8]) {
+    let Some((step, data)) = data.split_first() else { return };
+    match step % 4 {
+        0 => {
+            let name = std::str::from_utf8(data).unwrap_or_default();
+            if let Some(parsed) = WalName::parse(name) {
+                assert_eq!(parsed.to_string(), name);
+            }
+        }
+        1 => {
+            if let Ok(head) = WalHead::decode(data) {
+                assert_eq!(head.encode().as_slice(), data);
+                let (mut end, mut raw) = (HEAD_END as u64, 0);
+                for (offset, stored_len, raw_len) in head.blocks() {
+                    assert_eq!(offset, end);
+                    (end, raw) = (offset + stored_len, raw + raw_len as u64);
+                }
+                assert_eq!((end, raw), (head.stored_len(), head.raw_len));
+            }
+        }
+        2 => drop(PageHeader::decode(data)),
+        _ => assert!(history(data).len() <= data.len()),
+    }
 }

@@ -36,7 +36,8 @@ pub const MAX_BLOCK: usize = MAX_FRAME_RAW;
 /// Bytes of an object up to its first block.
 pub const HEAD_END: usize = HEADER_LEN + PLAIN_HEAD + TAG_LEN;
 
-const PLAIN_HEAD: usize = 128 + 4 * MAX_BLOCKS;
+/// Bytes of the head before it is sealed.
+pub const PLAIN_HEAD: usize = 128 + 4 * MAX_BLOCKS;
 const WHAT: &str = "log file";
 
 /// A segment's place: its timeline, and its number in two halves.
@@ -212,7 +213,8 @@ impl WalHead {
         Ok((head, envelope))
     }
 
-    fn encode(&self) -> [u8; PLAIN_HEAD] {
+    /// The head before it is sealed.
+    pub fn encode(&self) -> [u8; PLAIN_HEAD] {
         let name = self.name.to_string();
         let mut plain = [0; PLAIN_HEAD];
         plain[..8].copy_from_slice(&self.system_id.to_le_bytes());

@@ -11,6 +11,8 @@
 //! there. So [`Fetched::Missing`] is told only for a file that is not there and that nothing comes after; a gap, damage,
 //! or a repository that cannot be reached is an error, which the command line turns into a status that stops the server.
 
+pub mod status;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

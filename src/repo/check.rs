@@ -51,6 +51,10 @@ pub struct CheckReport {
     pub chunks: u64,
     /// Packs read whole.
     pub packs_read: u64,
+    /// Files of PostgreSQL's log whose heads were read.
+    pub log_files: u64,
+    /// Files of the log read whole.
+    pub log_files_read: u64,
     /// Raw bytes decoded and re-hashed.
     pub bytes_read: u64,
     /// What failed writes left behind; `gc` removes it.
@@ -102,6 +106,7 @@ impl Repository {
         if let Some(percent) = options.read_data_percent {
             self.read_packs(percent, &condemned, &mut report, monitor)?;
         }
+        self.check_log(options, &mut report, monitor)?;
         // Counting needs a file of the storage's own to know its time; where nothing can be written there is no debris to
         // speak of.
         report.debris = self.backend().remove_debris(0, true).map_or(0, |(pieces, _)| pieces);

@@ -31,6 +31,7 @@ use crate::repo::gc::sweep::Swept;
 use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::lease::{self, FoundLease, Held};
 use crate::repo::mark::Mark;
+use crate::repo::wal::retain::{self, PlannedLog};
 use crate::repo::{Repository, chain};
 
 /// How long a tombstone waits, unless told otherwise.
@@ -100,6 +101,8 @@ pub struct GcReport {
     pub bytes_written: u64,
     /// Packs that should go and stay, because what is needed of them cannot be read.
     pub unreadable: Vec<ObjectId>,
+    /// Files of PostgreSQL's log that are older than every kept base backup, and were removed.
+    pub log: Vec<PlannedLog>,
     /// Pieces of failed writes removed.
     pub debris: u64,
 }
@@ -116,7 +119,9 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
         // What leases protect depends on storage's time, which a dry run that writes nothing does not know.
         let leases = list_all(repository.backend().as_ref(), Kind::Lease)?;
         let others = leases.first().map(|_| lease::LIFETIME);
-        report.debris = repository.backend().remove_debris(debris_age(options, others).as_secs(), true)?.0;
+        let age = debris_age(options, others);
+        report.debris = repository.backend().remove_debris(age.as_secs(), true)?.0;
+        report.log = retain::plan(repository, age, monitor)?;
         return Ok(report);
     }
     let held = Held::take(repository, Purpose::Collect)?;
@@ -132,7 +137,9 @@ pub fn run(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) 
         sweep_if_due(repository, &held, options, &id, &tombstone, monitor, &mut report)?;
     }
     remove_stale_proofs(repository, monitor)?;
-    report.debris = remove_debris(repository, &held, options, now)?;
+    let age = protected_age(repository, &held, options, now)?;
+    report.log = retain::collect(repository, &held, now, age, monitor)?;
+    report.debris = repository.backend().remove_debris(age.as_secs(), false)?.0;
     held.release()?;
     repository.backend().sync()?;
     Ok(report)
@@ -312,19 +319,19 @@ fn readable_tombstones(
     Ok(records.found)
 }
 
-/// Removes what killed processes left half written. Where storage cannot tell whether a piece's writer lives, a lease
-/// protects what is younger than it: its holder wrote the lease first.
-fn remove_debris(
+/// How old must be what nothing but its age protects: debris whose writer may live, and log that a base backup may need
+/// whose set is not published yet. A lease protects what is younger than it: its holder wrote the lease first.
+fn protected_age(
     repository: &Repository,
     held: &Held<'_>,
     options: &GcOptions,
     began: Timestamp,
-) -> Result<u64, RepoError> {
+) -> Result<Duration, RepoError> {
     let leases = lease::live(repository, began)?;
     let others = leases.iter().filter(|found| found.id != held.id());
     let age = |found: &FoundLease| Duration::try_from(began.duration_since(found.modified)).unwrap_or_default();
     let oldest = others.map(age).max().map(|age| age + held.elapsed());
-    Ok(repository.backend().remove_debris(debris_age(options, oldest).as_secs(), false)?.0)
+    Ok(debris_age(options, oldest))
 }
 
 /// How old debris of unknown origin must be. The margin is for those that write a small object and hold no lease, the

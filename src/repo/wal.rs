@@ -11,6 +11,8 @@
 //! Nothing here needs the index: an [`Archive`] is opened with the configuration and a key alone.
 
 pub mod catalog;
+pub mod retain;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@
 //! | put such files back | restore them, put the log into `pg_wal`, then [`complete_base()`] |
 //! | recover such files to a time | [`recovery`], and [`log`], which says whether the log reaches it |
 //! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
+//! | ask how its archiving goes | [`archiver()`] |
 //! | archive its log | [`system_id()`], [`WalSource`]; [`waiting()`] for what is next |
 //! | give it log that it asks for | [`WalTarget`] |
 //! | have a server for a while, beside the one that works | [`ScratchCluster`], if the programs are there: [`fits()`] |
@@ -25,6 +26,7 @@
 //! only if each program exited with status 0, each part of the stream ended with its completion mark, and each table
 //! was counted in the snapshot that was dumped.
 
+mod archiver;
 mod base;
 mod cluster;
 mod compare;
@@ -41,6 +43,7 @@ mod table;
 mod tools;
 mod wal;
 
+pub use archiver::{Archiver, archiver};
 pub use base::{BaseBackup, BaseEnd, complete_base, own_log};
 pub use cluster::{Activity, Archiving, Cluster, Coordinates, Database, Session, Tablespace, Version};
 pub use compare::{Difference, compare};

@@ -31,4 +31,5 @@ mod sets;
 mod source;
 mod spec;
 mod support;
+mod wal;
 mod writers;

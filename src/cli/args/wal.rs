@@ -1,5 +1,6 @@
 //! Words of `cairn wal`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -10,6 +11,8 @@ pub enum WalCommand {
     Push(PushArgs),
     /// PostgreSQL's restore_command: exit status 1 only where the archive ends, 200 for what must stop the recovery
     Fetch(FetchArgs),
+    /// What is archived of each cluster, what is missing, and what can be recovered; exit status 1 if there is a gap
+    Status(StatusArgs),
 }
 
 #[derive(Args, Debug)]
@@ -33,4 +36,11 @@ pub struct FetchArgs {
     /// The cluster's identifier, where there is no data directory to ask
     #[arg(long, value_name = "NUMBER", conflicts_with = "pgdata")]
     pub system_id: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Also ask the running server of this platform how far its archiving is: a built-in profile's name, or a file
+    #[arg(long)]
+    pub profile: Option<OsString>,
 }

@@ -23,7 +23,9 @@ pub fn check(global: &Global, args: CheckArgs, context: &Context<'_>) -> Result<
         context.output.line(&format!("{}: {}", problem.subject, problem.message))?;
     }
     let read = if args.read_data {
-        format!(", {} packs and {} read back", report.packs_read, bytes(report.bytes_read))
+        let log =
+            if report.log_files_read > 0 { format!(", {} log files", report.log_files_read) } else { String::new() };
+        format!(", {} packs{log} and {} read back", report.packs_read, bytes(report.bytes_read))
     } else {
         String::new()
     };
@@ -33,8 +35,9 @@ pub fn check(global: &Global, args: CheckArgs, context: &Context<'_>) -> Result<
         String::new()
     };
     let count = report.problems.len();
+    let log = if report.log_files > 0 { format!(", {} log files", report.log_files) } else { String::new() };
     let sentence = format!(
-        "{} snapshots, {} packs, {} chunks checked{read}{debris}: {}",
+        "{} snapshots, {} packs, {} chunks{log} checked{read}{debris}: {}",
         report.snapshots,
         report.packs,
         report.chunks,

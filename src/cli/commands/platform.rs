@@ -7,7 +7,7 @@ mod drill;
 mod page;
 mod plan;
 mod preflight;
-mod profile;
+pub(super) mod profile;
 mod requeue;
 mod restore;
 mod restore_page;

@@ -5,13 +5,15 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, list_all};
 use crate::cli::args::{GcArgs, Global};
 use crate::cli::commands::{Context, open, snapshots};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{bytes, time};
+use crate::format::Kind;
 use crate::repo::RepoError;
 use crate::repo::gc::{self, Fate, GcOptions};
+use crate::repo::wal::retain::PlannedLog;
 use crate::retention::parse_duration;
 
 pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> {
@@ -36,6 +38,15 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
         };
         context.output.line(&format!("{fate:8} {} {}: {why}", pack.kind, pack.id.short()))?;
     }
+    for log in &report.log {
+        context.output.object("log", log)?;
+        let PlannedLog { system_id, first, last, files, before, .. } = log;
+        context.output.line(&format!(
+            "remove   {files} log files of cluster {system_id}, {first} to {last} ({}): every kept base backup begins at \
+             {before} or after",
+            bytes(log.bytes)
+        ))?;
+    }
     let mut sentence = if args.dry_run {
         format!("{} packs would be condemned", report.planned.len())
     } else {
@@ -47,6 +58,11 @@ pub fn gc(global: &Global, args: GcArgs, context: &Context<'_>) -> Result<Exit> 
             report.packs_written
         )
     };
+    match (report.log.iter().map(|log| log.files).sum::<u64>(), args.dry_run) {
+        (0, _) => {}
+        (count, true) => sentence.push_str(&format!("; {count} log files would be removed")),
+        (count, false) => sentence.push_str(&format!("; {count} log files removed")),
+    }
     match (report.debris, args.dry_run) {
         (0, _) => {}
         (count, true) => sentence.push_str(&format!("; {count} unfinished files of killed processes would be removed")),
@@ -112,8 +128,14 @@ pub fn stats(global: &Global, context: &Context<'_>) -> Result<Exit> {
     ))?;
     context.output.line(&format!("saved       {}", bytes(saved)))?;
     context.output.line(&format!("stored      {} (1 : {ratio:.1})", bytes(stored)))?;
+    let log = list_all(repository.backend().as_ref(), Kind::Wal)?;
+    let log_bytes: u64 = log.iter().map(|(_, len)| len).sum();
+    if !log.is_empty() {
+        context.output.line(&format!("log         {} files, {} stored", log.len(), bytes(log_bytes)))?;
+    }
     let object = json!({
         "repository": repository.config().id, "snapshots": all.len(), "saved_bytes": saved, "stored_bytes": stored, "index": stats,
+        "log_files": log.len(), "log_bytes": log_bytes,
     });
     context.output.summary("", object)?;
     Ok(Exit::Done)

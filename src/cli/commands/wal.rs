@@ -7,18 +7,24 @@ use serde_json::json;
 
 use crate::backend::local::Local;
 use crate::cli::args::Global;
-use crate::cli::args::wal::{FetchArgs, PushArgs, WalCommand};
-use crate::cli::commands::Context;
+use crate::cli::args::wal::{FetchArgs, PushArgs, StatusArgs, WalCommand};
+use crate::cli::commands::platform::profile;
+use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
+use crate::cli::render::{bytes, time};
 use crate::cli::settings;
 use crate::format::wal::WalName;
+use crate::orchestrate::wal::status::{self, ClusterStatus};
 use crate::orchestrate::wal::{self, Fetch, Fetched, Push};
+use crate::progress::Notice;
 use crate::repo::wal::{Archive, Archived, WalFile};
+use crate::source::postgres::{Archiver, archiver};
 
 pub fn run(global: &Global, command: WalCommand, context: &Context<'_>) -> Result<Exit> {
     match command {
         WalCommand::Push(args) => push(global, args, context),
         WalCommand::Fetch(args) => fetch(global, args, context),
+        WalCommand::Status(args) => status(global, args, context),
     }
 }
 
@@ -61,4 +67,97 @@ fn fetch(global: &Global, args: FetchArgs, context: &Context<'_>) -> Result<Exit
     });
     context.output.object("summary", object)?;
     Ok(if fetched == Fetched::Missing { Exit::Failed } else { Exit::Done })
+}
+
+fn status(global: &Global, args: StatusArgs, context: &Context<'_>) -> Result<Exit> {
+    let server = args.profile.as_deref().map(profile::load).transpose()?;
+    let server = server.map(|profile| archiver(&profile.postgres)).transpose()?;
+    let repository = open(global, context)?;
+    let (sets, damaged_sets) = repository.readable_sets()?;
+    let archive = Archive::of(&repository);
+    let catalog = archive.catalog()?;
+    for damaged in damaged_sets.iter().chain(&catalog.damaged) {
+        let subject = format!("{} {}", damaged.kind, damaged.id);
+        context.monitor.notice(Notice { subject, message: damaged.message() });
+    }
+    let clusters = status::status(&archive, &catalog, &sets)?;
+    for cluster in &clusters {
+        context.output.object("cluster", cluster)?;
+        describe(cluster, context)?;
+    }
+    if let Some(server) = &server {
+        context.output.object("server", server)?;
+        describe_server(server, context)?;
+    }
+    let broken = clusters.iter().filter(|cluster| cluster.is_broken()).count();
+    let failing = server.as_ref().is_some_and(|server| server.is_failing);
+    let sentence = match (clusters.len(), broken) {
+        (0, _) => "nothing is archived".to_owned(),
+        (count, 0) => format!("{count} clusters, no gaps"),
+        (count, broken) => format!("{count} clusters, {broken} of them with GAPS"),
+    };
+    let object = json!({
+        "clusters": clusters.len(), "broken": broken, "damaged": catalog.damaged.len(), "failing": failing,
+    });
+    context.output.summary(&sentence, object)?;
+    if broken > 0 || !catalog.damaged.is_empty() {
+        let what = "the log has gaps, or damaged files: what lies behind cannot be recovered from base backups before \
+                    them; make a new base backup now";
+        return Err(anyhow::anyhow!(what));
+    }
+    if failing {
+        return Err(anyhow::anyhow!("the server's last attempt to archive failed: see its log"));
+    }
+    Ok(Exit::Done)
+}
+
+fn describe(cluster: &ClusterStatus, context: &Context<'_>) -> Result<()> {
+    let (raw, stored) = (bytes(cluster.raw_bytes), bytes(cluster.stored_bytes));
+    context.output.line(&format!("cluster {}: {} files, {raw}, {stored} stored", cluster.system_id, cluster.files))?;
+    for line in &cluster.timelines {
+        let from = match &line.parent {
+            Some((parent, left)) => format!(", from timeline {parent} at {left}"),
+            None => String::new(),
+        };
+        let archived = time(line.archived);
+        context.output.line(&format!(
+            "  timeline {}: {} to {} ({} segments, the last archived {archived}){from}",
+            line.timeline, line.oldest, line.newest, line.segments
+        ))?;
+        for gap in &line.gaps {
+            let why = if gap.matters { "" } else { "; no base backup needs them" };
+            context
+                .output
+                .line(&format!("  MISSING {} to {} ({} segments){why}", gap.first, gap.last, gap.segments))?;
+        }
+    }
+    for name in &cluster.missing_histories {
+        context.output.line(&format!("  MISSING {name}: where its timeline comes from is not known"))?;
+    }
+    for base in &cluster.bases {
+        let reaches = base.reaches.as_deref().unwrap_or("nothing: its log is not archived");
+        let missing = base.missing.as_ref().map(|name| format!("; {name} is MISSING")).unwrap_or_default();
+        let (id, made) = (base.set.short(), time(base.time));
+        context
+            .output
+            .line(&format!("  base backup {id} of {made}, from {}: log up to {reaches}{missing}", base.lsn))?;
+    }
+    if let (Some(oldest), Some(newest)) = (cluster.oldest_restorable, cluster.newest_restorable) {
+        context.output.line(&format!("  restorable from {} to about {}", time(oldest), time(newest)))?;
+    }
+    Ok(())
+}
+
+fn describe_server(server: &Archiver, context: &Context<'_>) -> Result<()> {
+    let none = || "nothing yet".to_owned();
+    let behind = server.behind.map(|count| format!(", {count} segments behind")).unwrap_or_default();
+    context.output.line(&format!(
+        "server of cluster {}: archive_mode {}, writes {}, archived last {}{behind}; {} failures{}",
+        server.system_id,
+        server.mode,
+        server.current,
+        server.last_archived.clone().unwrap_or_else(none),
+        server.failed,
+        if server.is_failing { ", FAILING NOW" } else { "" }
+    ))
 }

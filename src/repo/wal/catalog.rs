@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::backend::list_all;
-use crate::format::Kind;
-use crate::format::wal::{WalHead, WalName};
+use crate::format::wal::{SegmentName, WalHead, WalName};
+use crate::format::{FormatError, Kind};
 use crate::repo::error::RepoError;
 use crate::repo::records::DamagedRecord;
-use crate::repo::wal::Archive;
+use crate::repo::wal::{Archive, WalFile};
 
 /// Every file of the archive.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// By cluster and name.
     pub files: BTreeMap<(u64, WalName), WalHead>,
-    /// Objects whose heads cannot be read.
+    /// Objects that are not whole, or whose heads cannot be read.
     pub damaged: Vec<DamagedRecord>,
 }
 
@@ -22,13 +22,55 @@ impl Archive {
     /// Reads the head of every object. One that vanishes meanwhile is left out.
     pub fn catalog(&self) -> Result<Catalog, RepoError> {
         let mut catalog = Catalog::default();
-        for (id, _) in list_all(self.backend.as_ref(), Kind::Wal)? {
-            match self.open_object(&id) {
-                Ok((head, _)) => drop(catalog.files.insert((head.system_id, head.name), head)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => catalog.damaged.push(DamagedRecord { kind: Kind::Wal, id, error }),
-            }
+        for (id, len) in list_all(self.backend.as_ref(), Kind::Wal)? {
+            let error = match self.open_object(&id) {
+                Ok((head, _)) if head.stored_len() == len => {
+                    catalog.files.insert((head.system_id, head.name), head);
+                    continue;
+                }
+                Ok(_) => RepoError::object(Kind::Wal, id)(FormatError::Truncated { what: Kind::Wal.word() }),
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => error,
+            };
+            catalog.damaged.push(DamagedRecord { kind: Kind::Wal, id, error });
         }
         Ok(catalog)
+    }
+}
+
+impl Catalog {
+    /// The clusters that have archived something.
+    pub fn clusters(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.files.keys().map(|(system_id, _)| *system_id).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// The files of a cluster.
+    pub fn of(&self, system_id: u64) -> impl Iterator<Item = &WalHead> {
+        let first = (system_id, WalName::History(0));
+        self.files.range(first..).take_while(move |((other, _), _)| *other == system_id).map(|(_, head)| head)
+    }
+
+    /// The whole segments of a cluster.
+    pub fn segments(&self, system_id: u64) -> impl Iterator<Item = (SegmentName, &WalHead)> {
+        self.of(system_id).filter_map(|head| match head.name {
+            WalName::Segment(segment) => Some((segment, head)),
+            _ => None,
+        })
+    }
+
+    /// The length of a cluster's segments, if all have the same.
+    pub fn segment_size(&self, system_id: u64) -> Option<u64> {
+        let mut sizes = self.of(system_id).filter(|head| head.name.is_log()).map(|head| head.raw_len);
+        let first = sizes.next()?;
+        sizes.all(|size| size == first).then_some(first)
+    }
+}
+
+impl WalHead {
+    /// What names it in storage.
+    pub fn file(&self) -> WalFile {
+        WalFile { system_id: self.system_id, name: self.name }
     }
 }

@@ -8,12 +8,13 @@ use cairn::chunker::Chunker;
 use cairn::format::codec::{Cursor, escape, put_varint, put_zigzag, unescape};
 use cairn::format::config::{ChunkSizes, Config};
 use cairn::format::content::Content;
-use cairn::format::crypto::{HEADER_LEN, Keys, MasterKey};
+use cairn::format::crypto::{FOOTER_POSITION, HEADER_LEN, Keys, MasterKey};
 use cairn::format::key::{Credential, KeyObject};
 use cairn::format::list::{self, ListEntry, ListKind};
 use cairn::format::pack::{self, ChunkEntry, FrameEntry, TRAILER_LEN};
 use cairn::format::record::{self, Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
 use cairn::format::tree::{self, BlockEncoder, Entry, Extent, FileTime, Node, Owner};
+use cairn::format::wal::{self, HEAD_END, WalHead};
 use cairn::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId, frame};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -374,5 +375,31 @@ fn what_the_format_forbids_is_refused() {
             other => panic!("no decoder for a {other}"),
         };
         assert!(!accepted, "accepted a {}: {}", text(&case["what"]), text(&case["why"]));
+    }
+}
+
+#[test]
+fn log_files_agree() {
+    let vectors = Vectors::read("wal.json");
+    for case in vectors.all("files") {
+        let id = ObjectId::from_hex(text(&case["object"])).unwrap();
+        let system_id = text(&case["system_id"]).parse().unwrap();
+        assert_eq!(vectors.keys.wal_id(system_id, text(&case["name"])), id);
+        let stored = hex(&case["stored"]);
+        let (head, envelope) = WalHead::open(&vectors.keys, &id, stored[..HEAD_END].to_vec()).unwrap();
+        assert_eq!((head.system_id, head.name.to_string()), (system_id, text(&case["name"]).to_owned()));
+        assert_eq!(head.raw_len, number(&case["raw_len"]));
+        assert_eq!(head.stored_len(), stored.len() as u64);
+        assert_eq!(WalHead::decode(&hex(&case["plain_head"])).unwrap(), head);
+        let mut sealed = Vec::new();
+        envelope.seal(FOOTER_POSITION, &hex(&case["plain_head"]), &mut sealed).unwrap();
+        assert_eq!(head.seal(&envelope).unwrap(), [envelope.header().as_slice(), &sealed].concat());
+        let mut hasher = blake3::Hasher::new();
+        for (index, (offset, len, raw_len)) in head.blocks().enumerate() {
+            let block = stored[offset as usize..(offset + len) as usize].to_vec();
+            hasher.update(&wal::open_block(&envelope, index as u64, block, raw_len).unwrap());
+        }
+        assert_eq!(hasher.finalize().as_bytes(), &head.hash);
+        assert_eq!(hex::encode(head.hash), text(&case["raw_hash"]));
     }
 }

@@ -1,0 +1,116 @@
+//! What is missing, and how far a recovery gets.
+
+use cairn::format::ObjectId;
+use cairn::format::wal::WalName;
+use cairn::orchestrate::wal::status::{ClusterStatus, status};
+use cairn::repo::sets::SetInfo;
+use cairn::repo::wal::{Archive, WalFile};
+
+use super::retention::base_set;
+use super::{CLUSTER, SIZE, made, numbered, put, segment};
+
+fn log(archive: &Archive, timeline: u32, numbers: impl IntoIterator<Item = u64>) {
+    for number in numbers {
+        let name = numbered(timeline, number);
+        let file = WalFile { system_id: CLUSTER, name: WalName::Segment(name) };
+        put(archive, &file, &segment(CLUSTER, name, SIZE, number)).unwrap();
+    }
+}
+
+fn history(archive: &Archive, timeline: u32, lines: &str) {
+    let file = WalFile { system_id: CLUSTER, name: WalName::History(timeline) };
+    put(archive, &file, lines.as_bytes()).unwrap();
+}
+
+fn base(timeline: u32, position: &str) -> SetInfo {
+    let id = ObjectId::from_bytes([timeline as u8; 32]);
+    SetInfo { id, set: base_set(&CLUSTER.to_string(), timeline, position, "base", id) }
+}
+
+fn state(archive: &Archive, sets: &[SetInfo]) -> ClusterStatus {
+    let found = status(archive, &archive.catalog().unwrap(), sets).unwrap();
+    assert_eq!(found.len(), 1);
+    found.into_iter().next().unwrap()
+}
+
+fn gaps(status: &ClusterStatus) -> Vec<(String, String, bool)> {
+    let gaps = status.timelines.iter().flat_map(|timeline| &timeline.gaps);
+    gaps.map(|gap| (gap.first.clone(), gap.last.clone(), gap.matters)).collect()
+}
+
+fn name(timeline: u32, number: u64) -> String {
+    numbered(timeline, number).to_string()
+}
+
+#[test]
+fn a_gap_is_named_and_matters_where_a_base_backup_needs_it() {
+    let (_, _, archive) = made();
+    log(&archive, 1, [1, 2, 5, 6, 7, 9]);
+    let all = state(&archive, &[]);
+    assert_eq!(gaps(&all), [(name(1, 3), name(1, 4), true), (name(1, 8), name(1, 8), true)]);
+    assert!(all.is_broken());
+    // Positions of segments 5 and 9.
+    let later = state(&archive, &[base(1, "0/500028")]);
+    assert_eq!(gaps(&later), [(name(1, 3), name(1, 4), false), (name(1, 8), name(1, 8), true)]);
+    assert_eq!(later.bases[0].reaches, Some(name(1, 7)));
+    assert_eq!(later.bases[0].missing, Some(name(1, 8)));
+    assert!(later.is_broken());
+    let last = state(&archive, &[base(1, "0/900028")]);
+    assert!(!last.is_broken(), "{:?}", gaps(&last));
+    assert_eq!((last.bases[0].reaches.clone(), last.bases[0].missing.clone()), (Some(name(1, 9)), None));
+    assert!(last.oldest_restorable.is_some() && last.newest_restorable.is_some());
+    let without = state(&archive, &[base(1, "0/1000028")]);
+    assert_eq!((without.bases[0].reaches.clone(), without.oldest_restorable), (None, None));
+}
+
+#[test]
+fn a_timeline_goes_on_from_where_it_left_the_other() {
+    let (_, _, archive) = made();
+    log(&archive, 1, 1..=5);
+    log(&archive, 2, 6..=8);
+    // It left within segment 6: timeline 2 has its own copy of that.
+    history(&archive, 2, "1\t0/6000A0\tno recovery target specified\n");
+    let good = state(&archive, &[base(1, "0/200028")]);
+    assert!(!good.is_broken(), "{good:?}");
+    assert_eq!(good.timelines[1].parent, Some((1, "0/6000A0".to_owned())));
+    assert_eq!(good.bases[0].reaches, Some(name(2, 8)));
+    // The older one went on by itself, and the base backup is behind where the other left: it stays on its own.
+    log(&archive, 1, 6..=9);
+    let beside = state(&archive, &[base(1, "0/700028")]);
+    assert_eq!(beside.bases[0].reaches, Some(name(1, 9)));
+    assert!(!beside.is_broken(), "{beside:?}");
+}
+
+#[test]
+fn a_gap_between_two_timelines_is_found() {
+    let (_, _, archive) = made();
+    log(&archive, 1, 1..=3);
+    log(&archive, 2, [7, 8]);
+    history(&archive, 2, "1\t0/6000A0\tno recovery target specified\n");
+    let broken = state(&archive, &[base(1, "0/200028")]);
+    assert_eq!(gaps(&broken), [(name(1, 4), name(1, 5), true), (name(2, 6), name(2, 6), true)]);
+    assert_eq!(
+        (broken.bases[0].reaches.clone(), broken.bases[0].missing.clone()),
+        (Some(name(1, 3)), Some(name(1, 4)))
+    );
+}
+
+#[test]
+fn a_timeline_without_its_history_is_named() {
+    let (_, _, archive) = made();
+    log(&archive, 1, 1..=3);
+    log(&archive, 2, 3..=4);
+    let broken = state(&archive, &[]);
+    assert_eq!(broken.missing_histories, ["00000002.history"]);
+    assert!(broken.is_broken());
+}
+
+#[test]
+fn hostile_histories_do_not_keep_anybody_busy() {
+    let (_, _, archive) = made();
+    log(&archive, 2, 1..=2);
+    log(&archive, 3, 1..=2);
+    history(&archive, 2, "3\tFFFFFFFF/FFFFFFFF\tx\n4294967295\t0/0\n");
+    history(&archive, 3, "2\tFFFFFFFF/FFFFFFFF\tx\nno line\n3\t1\n");
+    state(&archive, &[base(2, "0/100028"), base(3, "FFFFFFFF/FFFFFFFF")]);
+}
