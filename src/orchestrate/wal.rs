@@ -11,6 +11,7 @@
 //! there. So [`Fetched::Missing`] is told only for a file that is not there and that nothing comes after; a gap, damage,
 //! or a repository that cannot be reached is an error, which the command line turns into a status that stops the server.
 
+pub mod ahead;
 pub mod status;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::progress::Monitor;
 use crate::repo::RepoError;
 use crate::repo::wal::{Archive, Archived, SealedWal, WalFile};
 use crate::source::SourceError;
-use crate::source::postgres::{WalSource, WalTarget, system_id, waiting};
+use crate::source::postgres::{Spool, WalSource, WalTarget, system_id, waiting};
 
 /// Files that are archived besides the one that was asked for, at most.
 const BESIDE: usize = 16;
@@ -158,6 +159,8 @@ pub struct Fetch {
     pub file: WalFile,
     /// Where it is to be.
     pub into: PathBuf,
+    /// Where segments may lie that were fetched before.
+    pub spool: Option<Spool>,
 }
 
 /// What the server gets.
@@ -172,11 +175,16 @@ pub enum Fetched {
 /// Fetches a file.
 pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<Fetched, OrchestrateError> {
     let mut waited = Duration::ZERO;
-    loop {
-        if archive.head(&fetch.file)?.is_some() {
-            break;
+    let head = loop {
+        if let Some(head) = archive.head(&fetch.file)? {
+            break head;
         }
-        let Some(later) = later(archive, &fetch.file)? else { return Ok(Fetched::Missing) };
+        let Some(later) = later(archive, &fetch.file)? else {
+            if let Some(spool) = &fetch.spool {
+                ahead::clear(spool, &fetch.file.name);
+            }
+            return Ok(Fetched::Missing);
+        };
         // Two archivers, or one and its predecessor, may have written them in another order.
         if waited >= PATIENCE {
             let WalFile { system_id, name } = fetch.file;
@@ -188,6 +196,13 @@ pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<
             return Err(OrchestrateError::Unfit(what));
         }
         waited += pause(monitor)?;
+    };
+    if let Some(spool) = &fetch.spool {
+        match spool.take(&fetch.file.name, head.raw_len, &head.hash, &fetch.into) {
+            Ok(true) => return Ok(Fetched::Whole),
+            Ok(false) => {}
+            Err(error) => tracing::debug!("the spool is of no use: {error}"),
+        }
     }
     let mut target = WalTarget::create(&fetch.into)?;
     match archive.fetch(&fetch.file, &mut |block| Ok::<(), OrchestrateError>(target.write(block)?))? {

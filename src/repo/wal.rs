@@ -27,10 +27,11 @@ use crate::format::{FormatError, Kind, ObjectId};
 use crate::repo::error::RepoError;
 use crate::repo::{Repository, read_config, unlock};
 
-/// Measured on segments of pgbench and of bulk loads (benches/results): what level 3 saves costs a quarter more time.
+/// Of 16 MiB of pgbench's log level 1 leaves 11.4 % in 23 ms, level 3 10.3 % in 38 ms, level 5 10.0 % in 77 ms; of a bulk load's
+/// 3.9 % in 14 ms, 3.9 % in 20 ms, 3.7 % in 49 ms. The server waits, so it is 1.
 const LEVEL: i32 = 1;
-/// Raw bytes of a block: enough of them for every processor, and long enough to compress well.
-const BLOCK: u64 = 2 << 20;
+/// Raw bytes of a block: enough of them for every processor. Blocks of 4 MiB are not smaller.
+const BLOCK: u64 = 1 << 20;
 /// Threads that work on one file.
 const MAX_WORKERS: usize = 4;
 

@@ -15,3 +15,4 @@ mod process;
 mod redis;
 mod report;
 mod servers;
+mod wal;

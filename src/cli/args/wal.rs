@@ -11,6 +11,9 @@ pub enum WalCommand {
     Push(PushArgs),
     /// PostgreSQL's restore_command: exit status 1 only where the archive ends, 200 for what must stop the recovery
     Fetch(FetchArgs),
+    /// Fetch what comes after a segment, before it is asked for
+    #[command(hide = true)]
+    Ahead(AheadArgs),
     /// What is archived of each cluster, what is missing, and what can be recovered; exit status 1 if there is a gap
     Status(StatusArgs),
 }
@@ -36,6 +39,18 @@ pub struct FetchArgs {
     /// The cluster's identifier, where there is no data directory to ask
     #[arg(long, value_name = "NUMBER", conflicts_with = "pgdata")]
     pub system_id: Option<u64>,
+    /// Fetch no further segments in the background
+    #[arg(long)]
+    pub no_ahead: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AheadArgs {
+    /// The segment that the server has
+    pub name: String,
+    /// The cluster's identifier
+    #[arg(long)]
+    pub system_id: u64,
 }
 
 #[derive(Args, Debug)]

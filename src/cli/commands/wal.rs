@@ -1,5 +1,7 @@
 //! `cairn wal`.
 
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -7,23 +9,26 @@ use serde_json::json;
 
 use crate::backend::local::Local;
 use crate::cli::args::Global;
-use crate::cli::args::wal::{FetchArgs, PushArgs, StatusArgs, WalCommand};
+use crate::cli::args::wal::{AheadArgs, FetchArgs, PushArgs, StatusArgs, WalCommand};
 use crate::cli::commands::platform::profile;
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{bytes, time};
 use crate::cli::settings;
 use crate::format::wal::WalName;
+use crate::orchestrate::wal::ahead;
 use crate::orchestrate::wal::status::{self, ClusterStatus};
 use crate::orchestrate::wal::{self, Fetch, Fetched, Push};
 use crate::progress::Notice;
 use crate::repo::wal::{Archive, Archived, WalFile};
-use crate::source::postgres::{Archiver, archiver};
+use crate::source::command::leave_session;
+use crate::source::postgres::{Archiver, Spool, archiver};
 
 pub fn run(global: &Global, command: WalCommand, context: &Context<'_>) -> Result<Exit> {
     match command {
         WalCommand::Push(args) => push(global, args, context),
         WalCommand::Fetch(args) => fetch(global, args, context),
+        WalCommand::Ahead(args) => ahead(global, args, context),
         WalCommand::Status(args) => status(global, args, context),
     }
 }
@@ -57,8 +62,14 @@ fn fetch(global: &Global, args: FetchArgs, context: &Context<'_>) -> Result<Exit
         Some(id) => id,
         None => wal::cluster(&args.pgdata)?,
     };
-    let fetch = Fetch { file: WalFile { system_id, name }, into: args.dest };
+    let spool = if args.no_ahead { None } else { spool(global, system_id) };
+    let fetch = Fetch { file: WalFile { system_id, name }, into: args.dest, spool };
     let fetched = wal::fetch(&archive, &fetch, context.monitor)?;
+    if let (Fetched::Whole, WalName::Segment(_), Some(spool)) = (fetched, name, &fetch.spool)
+        && ahead::is_due(spool)
+    {
+        start_ahead(global, &args.name, system_id);
+    }
     if fetched == Fetched::Missing {
         context.output.note(&format!("cairn: {name} is not archived"));
     }
@@ -67,6 +78,54 @@ fn fetch(global: &Global, args: FetchArgs, context: &Context<'_>) -> Result<Exit
     });
     context.output.object("summary", object)?;
     Ok(if fetched == Fetched::Missing { Exit::Failed } else { Exit::Done })
+}
+
+/// Where segments are kept that were fetched ahead: in the cache directory, whose owner is alone in it.
+fn spool(global: &Global, system_id: u64) -> Option<Spool> {
+    let opened = Spool::open(&settings::cache(global)?.join("wal"), system_id);
+    opened.inspect_err(|error| tracing::debug!("nothing is fetched ahead: {error}")).ok()
+}
+
+/// Starts a process that fetches what comes next, while the server replays this segment. It is given the same words; a
+/// password that somebody typed it would have to ask for again, so then there is none.
+fn start_ahead(global: &Global, name: &str, system_id: u64) {
+    let environment = ["CAIRN_PASSWORD_FILE", "CAIRN_PASSWORD"].iter().any(|name| std::env::var_os(name).is_some());
+    let absolute = |path: &Option<PathBuf>| Some(std::path::absolute(path.as_ref()?).ok()?.into_os_string());
+    let credentials = [
+        ("--key-file", absolute(&global.key_file)),
+        ("--password-file", absolute(&global.password_file)),
+        ("--password-command", global.password_command.clone()),
+    ];
+    if !environment && credentials.iter().all(|(_, value)| value.is_none()) {
+        return;
+    }
+    let places = [("--repo", absolute(&global.repo)), ("--cache-dir", absolute(&global.cache_dir))];
+    let start = || -> std::io::Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        for (word, value) in credentials.into_iter().chain(places) {
+            if let Some(value) = value {
+                command.arg(word).arg(value);
+            }
+        }
+        command.args(["--quiet", "wal", "ahead", name, "--system-id", &system_id.to_string()]);
+        // Not in the server's directory, which somebody may want to move.
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(drop)
+    };
+    if let Err(error) = start() {
+        tracing::debug!("nothing is fetched ahead: {error}");
+    }
+}
+
+fn ahead(global: &Global, args: AheadArgs, context: &Context<'_>) -> Result<Exit> {
+    leave_session();
+    let Some(WalName::Segment(segment)) = WalName::parse(&args.name) else {
+        return Err(Usage(format!("{:?} is no segment", args.name)).into());
+    };
+    let archive = archive(global, context)?;
+    if let Some(spool) = spool(global, args.system_id) {
+        ahead::fill(&archive, &spool, args.system_id, segment, context.monitor)?;
+    }
+    Ok(Exit::Done)
 }
 
 fn status(global: &Global, args: StatusArgs, context: &Context<'_>) -> Result<Exit> {

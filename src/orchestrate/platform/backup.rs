@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::format::ObjectId;
+use crate::format::record::Purpose;
 use crate::format::set::{self, BackupSet, Consistency, Status, StepRecord};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::answering::Answering;
@@ -27,8 +28,10 @@ use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::platform::store::Store;
 use crate::orchestrate::platform::undo::{patiently, undo};
 use crate::progress::{Monitor, Notice};
+use crate::repo::lease::Held;
 use crate::repo::{RepoError, Repository, chain};
 use crate::source::elasticsearch::settings_file;
+use crate::source::postgres::Method;
 use crate::source::redis;
 
 /// The step that looks whether a run may begin; it changes nothing.
@@ -96,6 +99,9 @@ impl Outcome {
 pub fn backup(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
     crate::format::name::validate(&order.profile.name).map_err(RepoError::from)?;
     let header = header("backup", order.profile);
+    // Until its set is published nobody sees what a base backup needs of the log's archive; this lease protects it.
+    let is_base = order.profile.postgres.method == Method::Base;
+    let _lease = is_base.then(|| Held::take(order.repository, Purpose::Write)).transpose()?;
     let run = Run::begin(order.state, header, order.monitor)?;
     let executor = Executor { profile: order.profile, plan: order.plan, run: &run, monitor: order.monitor };
     let store = Store::new(order.repository, &order.profile.name);

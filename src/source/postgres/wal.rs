@@ -179,17 +179,16 @@ pub fn waiting(after: &Path, most: usize) -> Result<Vec<PathBuf>, SourceError> {
 /// A file that is being written for the server.
 pub struct WalTarget {
     path: PathBuf,
-    directory: PathBuf,
     file: NamedTempFile,
 }
 
 impl WalTarget {
     /// Begins a file that will be at `path`.
     pub fn create(path: &Path) -> Result<Self, SourceError> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = directory_of(path);
         let file = tempfile::Builder::new().prefix(".cairn-wal-").tempfile_in(directory);
         let file = file.map_err(SourceError::when("make a file in", directory))?;
-        Ok(WalTarget { path: path.to_owned(), directory: directory.to_owned(), file })
+        Ok(WalTarget { path: path.to_owned(), file })
     }
 
     /// Writes on.
@@ -201,9 +200,19 @@ impl WalTarget {
     pub fn finish(self) -> Result<(), SourceError> {
         self.file.as_file().sync_all().map_err(SourceError::when("flush", &self.path))?;
         self.file.persist(&self.path).map_err(|error| SourceError::at("write", &self.path, error.error))?;
-        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        directory.map_err(SourceError::when("flush", &self.directory))
+        flushed(&self.path)
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a file's name durable.
+pub(super) fn flushed(path: &Path) -> Result<(), SourceError> {
+    let directory = directory_of(path);
+    let flushed = File::open(directory).and_then(|directory| directory.sync_all());
+    flushed.map_err(SourceError::when("flush", directory))
 }
 
 /// A history file's lines: each timeline that came before, and where it was left.

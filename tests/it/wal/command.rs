@@ -90,13 +90,73 @@ fn what_is_pushed_is_fetched_and_what_waits_is_pushed_with_it() {
     assert_eq!(place.archived(), 5);
     for path in &paths {
         let name = path.strip_prefix("pg_wal/").unwrap();
-        place.ends(&["wal", "fetch", name, "pg_wal/RECOVERYXLOG"], 0, &[]);
+        place.ends(&["wal", "fetch", "--no-ahead", name, "pg_wal/RECOVERYXLOG"], 0, &[]);
         assert!(place.read("pg_wal/RECOVERYXLOG") == place.read(path), "{name}");
         std::fs::remove_file(place.data().join("pg_wal/RECOVERYXLOG")).unwrap();
     }
     let left: Vec<_> =
         std::fs::read_dir(place.data().join("pg_wal")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 6, "something was left behind: {left:?}");
+}
+
+/// What lies in the spool, whoever puts it there.
+fn spool(place: &Place) -> Vec<PathBuf> {
+    let directory = place.path().join("cache/wal").join(CLUSTER.to_string());
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.file_name().unwrap().len() == 24);
+    found.sort();
+    found
+}
+
+#[test]
+fn what_was_fetched_ahead_is_used_only_if_it_is_right_and_goes_at_the_end() {
+    let place = Place::new();
+    let names: Vec<String> = (1..=4).map(|number| numbered(1, number).to_string()).collect();
+    for number in 1..=4 {
+        place.ends(&["wal", "push", &place.waiting(numbered(1, number))], 0, &[]);
+    }
+    place.ends(&["wal", "fetch", "--no-ahead", &names[0], "pg_wal/got"], 0, &[]);
+    let system_id = CLUSTER.to_string();
+    place.ends(&["wal", "ahead", &names[0], "--system-id", &system_id], 0, &[]);
+    let ahead = spool(&place);
+    assert_eq!(ahead.len(), 3, "{ahead:?}");
+    let private = std::fs::metadata(ahead[0].parent().unwrap()).unwrap().permissions().mode();
+    assert_eq!(private & 0o777, 0o700);
+
+    // One is right, one is damaged, one is a link to something else.
+    std::fs::write(&ahead[1], segment(CLUSTER, numbered(1, 3), SIZE, 77)).unwrap();
+    std::fs::remove_file(&ahead[2]).unwrap();
+    std::os::unix::fs::symlink(place.data().join("pg_wal").join(&names[0]), &ahead[2]).unwrap();
+    for name in &names[1..] {
+        place.ends(&["wal", "fetch", name, "pg_wal/got"], 0, &[]);
+        assert!(place.read("pg_wal/got") == place.read(&format!("pg_wal/{name}")), "{name}");
+        assert!(!place.data().join("pg_wal/got").is_symlink());
+    }
+    // The repository decides, whatever lies in the spool.
+    place.ends(&["wal", "fetch", &numbered(1, 5).to_string(), "pg_wal/none"], 1, &[]);
+    // A directory that others may write in is not used.
+    let directory = ahead[0].parent().unwrap();
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o777)).unwrap();
+    place.ends(&["wal", "fetch", &names[1], "pg_wal/got"], 0, &[]);
+    assert!(place.read("pg_wal/got") == place.read(&format!("pg_wal/{}", names[1])));
+}
+
+#[test]
+fn a_fetch_has_what_comes_next_fetched() {
+    let place = Place::new();
+    for number in 1..=3 {
+        place.ends(&["wal", "push", &place.waiting(numbered(1, number))], 0, &[]);
+    }
+    place.ends(&["wal", "fetch", &numbered(1, 1).to_string(), "pg_wal/got"], 0, &[]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while spool(&place).len() < 2 {
+        assert!(std::time::Instant::now() < deadline, "nothing was fetched ahead: {:?}", spool(&place));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    place.ends(&["wal", "fetch", "--no-ahead", &numbered(1, 4).to_string(), "pg_wal/none"], 1, &[]);
+    place.ends(&["wal", "fetch", &numbered(1, 4).to_string(), "pg_wal/none"], 1, &[]);
+    assert_eq!(spool(&place), Vec::<PathBuf>::new(), "the archive ends");
 }
 
 #[test]
@@ -162,7 +222,7 @@ fn only_a_file_that_is_not_there_ends_a_recovery() {
         place.ends(&["wal", "push", &path], 0, &[]);
     }
     let fetch = |name: &str, code: i32, words: &[&str]| {
-        place.ends(&["wal", "fetch", name, "pg_wal/got"], code, words);
+        place.ends(&["wal", "fetch", "--no-ahead", name, "pg_wal/got"], code, words);
         assert!(code == 0 || !place.data().join("pg_wal/got").exists(), "{name}");
     };
     fetch(&numbered(1, 5).to_string(), 1, &["is not archived"]);
