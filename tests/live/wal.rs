@@ -74,8 +74,9 @@ fn written(postgres: &Postgres, sql: &str) -> String {
 }
 
 /// Archives, fetches what is still in `pg_wal`, and recovers a copy of the cluster from the archive alone.
-fn archived_and_recovered(bin: &Path, version: u32) {
-    let postgres = cluster!(Postgres::with(bin, bin));
+fn archived_and_recovered(server: &Path, version: u32) {
+    let tools = cluster!(installed());
+    let postgres = cluster!(Postgres::with(server, &tools));
     let archive = Archive::beside(&postgres);
     archiving(&postgres, &archive);
     postgres.sql("postgres", "CREATE TABLE entry (id int); CHECKPOINT");

@@ -35,6 +35,7 @@ pub fn fill(
     monitor: &dyn Monitor,
 ) -> Result<usize, OrchestrateError> {
     let Some(_lock) = spool.lock()? else { return Ok(0) };
+    spool.tidy();
     let Some(head) = archive.head(&WalFile { system_id, name: WalName::Segment(after) })? else { return Ok(0) };
     let size = head.raw_len;
     let most = AHEAD.min((AHEAD_BYTES / size) as usize);

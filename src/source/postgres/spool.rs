@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::files::unfit;
-use super::wal::{WalTarget, flushed};
+use super::wal::{UNFINISHED, WalTarget, flushed};
 use crate::format::wal::WalName;
 use crate::source::SourceError;
 
@@ -72,6 +72,16 @@ impl Spool {
     /// Begins a file in the spool.
     pub fn put(&self, name: &WalName) -> Result<WalTarget, SourceError> {
         WalTarget::create(&self.path(name))
+    }
+
+    /// Removes what killed processes have left half written; for who holds the lock, since nobody else writes here.
+    pub fn tidy(&self) {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.take(MAX_FILES).flatten() {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Removes a file that is of no use any more.

@@ -27,6 +27,9 @@ const CONTROL_VERSIONS: std::ops::Range<u32> = 900..10_000;
 /// Files of a directory that are looked at.
 const MAX_LISTED: usize = 1 << 20;
 
+/// How the names of files begin that are being written.
+pub(super) const UNFINISHED: &str = ".cairn-wal-";
+
 /// The identifier of the cluster in a data directory, from its control file. Its other fields need a program of the
 /// server's version ([`super::control`]); this one stands at the same place in every version.
 pub fn system_id(data: &Path) -> Result<u64, SourceError> {
@@ -186,7 +189,7 @@ impl WalTarget {
     /// Begins a file that will be at `path`.
     pub fn create(path: &Path) -> Result<Self, SourceError> {
         let directory = directory_of(path);
-        let file = tempfile::Builder::new().prefix(".cairn-wal-").tempfile_in(directory);
+        let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory);
         let file = file.map_err(SourceError::when("make a file in", directory))?;
         Ok(WalTarget { path: path.to_owned(), file })
     }

@@ -118,9 +118,15 @@ fn what_was_fetched_ahead_is_used_only_if_it_is_right_and_goes_at_the_end() {
     }
     place.ends(&["wal", "fetch", "--no-ahead", &names[0], "pg_wal/got"], 0, &[]);
     let system_id = CLUSTER.to_string();
+    // What a killed process has left half written.
+    let left = place.path().join("cache/wal").join(&system_id).join(".cairn-wal-x");
+    std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+    std::fs::set_permissions(left.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(&left, "half").unwrap();
     place.ends(&["wal", "ahead", &names[0], "--system-id", &system_id], 0, &[]);
     let ahead = spool(&place);
     assert_eq!(ahead.len(), 3, "{ahead:?}");
+    assert!(!left.exists());
     let private = std::fs::metadata(ahead[0].parent().unwrap()).unwrap().permissions().mode();
     assert_eq!(private & 0o777, 0o700);
 
