@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,9 +31,10 @@ pub const PLATFORM: [&str; 7] = [
     "postgresql-11",
 ];
 
-/// One lab with the large servers at a time, since it takes more than a gigabyte of memory; and one without them beside it.
-static LARGE: Mutex<()> = Mutex::new(());
-static SMALL: Mutex<()> = Mutex::new(());
+/// Two labs with the large servers at a time, since each takes up to two gigabytes of memory; and one without them beside
+/// them. They wait for servers more than they work.
+static LARGE: Turns = Turns { free: Mutex::new(2), freed: Condvar::new() };
+static SMALL: Turns = Turns { free: Mutex::new(1), freed: Condvar::new() };
 
 /// A machine. Dropping it is a power failure, after which its disk is thrown away.
 pub struct Lab {
@@ -43,14 +44,39 @@ pub struct Lab {
     layers: Vec<PathBuf>,
     directory: TempDir,
     binds: Vec<String>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// How many labs may be there at once.
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// A lab's right to be there.
+struct Turn(&'static Turns);
+
+impl Turns {
+    fn take(&'static self) -> Turn {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.freed.wait_while(free, |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
 }
 
 impl Lab {
     /// Boots a machine on which these units are started, and waits until they are. `None` if it cannot be had here.
     pub fn boot(units: &[&str]) -> Option<Self> {
-        let turn = if units.contains(&"elasticsearch") { &LARGE } else { &SMALL };
-        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = if units.contains(&"elasticsearch") { &LARGE } else { &SMALL };
+        let turn = turns.take();
         let (layers, binds) = match ingredients(units) {
             Ok(found) => found,
             Err(why) => {
