@@ -92,6 +92,11 @@ impl<'r> Writer<'r> {
         self.core.read_back();
     }
 
+    /// From here on new frames are at most this deep: less is saved, and each is read sooner.
+    pub fn limit_depth(&mut self, max_depth: u8) {
+        self.core.limit_depth(max_depth);
+    }
+
     /// Stores everything that `source` gives, cut into chunks. `parent` is what it most probably resembles.
     pub fn content(&mut self, parent: Option<Content>, source: &mut dyn Read) -> Result<Content, CopyError> {
         let mut splitter = self.splitter.take().ok_or(RepoError::Worker)?;

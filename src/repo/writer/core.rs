@@ -75,6 +75,8 @@ pub struct Core {
     similar: SimilarTable,
     /// Whether what is stored already counts only after it was read back, and nothing new is built on it.
     read_back: bool,
+    /// New frames are at most this deep.
+    max_depth: u8,
     /// Counts so far.
     pub stats: WriteStats,
 }
@@ -102,6 +104,7 @@ impl Core {
             gear,
             similar,
             read_back: false,
+            max_depth: MAX_DEPTH,
             stats: WriteStats::default(),
         }
     }
@@ -110,6 +113,11 @@ impl Core {
     /// chunk may be a base itself, and then only a copy in a frame of depth 0 serves every frame that needs it.
     pub fn read_back(&mut self) {
         self.read_back = true;
+    }
+
+    /// From here on new frames are at most this deep.
+    pub fn limit_depth(&mut self, max_depth: u8) {
+        self.max_depth = max_depth.min(MAX_DEPTH);
     }
 
     /// The reader of what is stored.
@@ -194,8 +202,9 @@ impl Core {
         if self.read_back {
             return Ok(None);
         }
-        let usable =
-            |location: &Location| location.frame.entry.depth < MAX_DEPTH && !self.condemned.contains(location.number());
+        let usable = |location: &Location| {
+            location.frame.entry.depth < self.max_depth && !self.condemned.contains(location.number())
+        };
         Ok(self.frames.index().find(id)?.into_iter().find(usable))
     }
 
