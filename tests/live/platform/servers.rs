@@ -13,6 +13,7 @@ mod lost;
 mod nightly;
 mod restores;
 mod room;
+mod timed;
 mod versions;
 
 use std::collections::BTreeMap;

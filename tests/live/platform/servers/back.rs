@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Ended, Scenario, guide, lost, run};
+use super::{Ended, Scenario, guide, lost, run, timed};
 use crate::platform::{Platform, REPOSITORY};
 
 const CONFIG: &str = "/etc/eclecticiq-neo4j/neo4j.conf";
@@ -70,11 +70,12 @@ pub(super) fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
 fn a_backup_set_comes_back_onto_the_platform() {
     let Some(platform) = Platform::boot() else { return };
     platform.own_data();
-    let scenarios: [Scenario; 7] = [
+    let scenarios: [Scenario; 8] = [
         ("back", everything_comes_back_and_is_compared),
         ("back killed", a_restore_that_is_killed_is_undone),
         ("lost wiped", lost::what_was_wiped_comes_back_from_the_set_of_that_time),
         ("lost mounted", lost::a_data_directory_that_is_a_mount_point_gets_its_content_back),
+        ("timed", timed::the_whole_platform_comes_back_by_a_time_and_postgresql_at_that_very_moment),
         ("guide", guide::the_guide_leads_through_an_upgrade_and_a_disaster),
         ("back damaged", what_is_damaged_fails_and_the_rest_comes_back),
         ("back files", the_files_of_postgresql_come_back),
