@@ -508,7 +508,12 @@ class Repository:
         """Section 13: a sealed JSON object."""
         what, stored = f"{path.parent.name}/{path.name}", self.whole(path, MAX_STORED_RECORD)
         plain = self.keys.open(kind, stored[:HEADER], 0, stored[HEADER:], what)
-        return parse_json(decompress(plain, MAX_RECORD, what), what)
+        record = parse_json(decompress(plain, MAX_RECORD, what), what)
+        if kind == PROOF and (drill := record.get("drill")) is not None:
+            outcome, differences = drill.get("outcome"), drill.get("differences", [])
+            require(outcome in ("equal", "different", "failed") and (outcome == "equal") == (not differences),
+                    f"{what}: the outcome of its drill cannot be understood")
+        return record
 
     def wal_head(self, path: Path) -> WalHead:
         """What a log file's object says of itself."""

@@ -83,8 +83,10 @@ pub struct SnapshotInfo {
     pub id: ObjectId,
     /// What it says.
     pub snapshot: Snapshot,
-    /// The newest proof that every byte of it could be read.
+    /// The newest proof that every byte of it could be read, but for those that drills have taken back.
     pub proof: Option<Proof>,
+    /// What a drill last found that did not find a component equal of which it is a part.
+    pub difference: Option<Proof>,
 }
 
 /// What tombstones name.

@@ -297,11 +297,15 @@ def records() -> dict:
         reader.FORGOTTEN: {"time": TIME, "host": "db1",
                            "snapshots": [{"id": id[2], "name": "etc", "time": TIME, "reason": "older than all rules"}]},
     }
-    drill = {"set": id[2], "component": "postgres", "compared": "2 tables", "versions": {"postgresql": "11.22"},
-             "restore_milliseconds": 9, "compare_milliseconds": 3}
-    drilled = (f"record {reader.PROOF} of a drill", reader.PROOF, {**values[reader.PROOF], "drill": drill})
+    place = {"set": id[2], "component": "postgres"}
+    rest = {"compared": "2 tables", "versions": {"postgresql": "11.22"}, "restore_milliseconds": 9,
+            "compare_milliseconds": 3}
+    drill = {**place, "outcome": "equal", **rest}
+    found = {**place, "outcome": "different", "differences": ["table \"größe\" has 2 rows, and 3 were recorded"], **rest}
+    drilled = [(f"record {reader.PROOF} of a {what}", reader.PROOF, {**values[reader.PROOF], "drill": drill})
+               for what, drill in (("drill", drill), ("difference", found))]
     found = []
-    for salt, kind, value in [(f"record {kind}", kind, value) for kind, value in values.items()] + [drilled]:
+    for salt, kind, value in [(f"record {kind}", kind, value) for kind, value in values.items()] + drilled:
         head = header(kind, stream(salt, 32))
         raw = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         stored = head + seal(head, 0, compress(raw))

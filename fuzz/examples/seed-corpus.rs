@@ -15,7 +15,7 @@ use cairn::format::key::{Credential, KeyObject, PasswordCost};
 use cairn::format::list::{ListEntry, ListKind, begin_node, put_entry};
 use cairn::format::pack::trailer;
 use cairn::format::record::{
-    self, CondemnedPack, Drilled, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot,
+    self, CondemnedPack, DrillOutcome, Drilled, Forgotten, ForgottenSnapshot, Lease, PathText, Proof, Purpose, Snapshot,
     SnapshotKind, Summary, Tombstone,
 };
 use cairn::format::tree::{BlockEncoder, Entry, Extent, FileTime, Node, Owner};
@@ -153,6 +153,8 @@ fn records() -> Result<Vec<(&'static str, Vec<u8>)>> {
         drill: Some(Drilled {
             set: id,
             component: "postgres".to_owned(),
+            outcome: DrillOutcome::Different,
+            differences: vec!["1 row".to_owned()],
             compared: "2 tables".to_owned(),
             versions: BTreeMap::from([("postgresql".to_owned(), "11.22".to_owned())]),
             restore_milliseconds: 3,

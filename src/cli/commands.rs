@@ -194,5 +194,6 @@ fn snapshot_json(info: &SnapshotInfo) -> Value {
         "parent": snapshot.parent,
         "verified": info.proof.as_ref().map(|proof| proof.time),
         "drill": info.proof.as_ref().and_then(|proof| proof.drill.as_ref()),
+        "different": info.difference.as_ref().map(|found| json!({ "time": found.time, "drill": found.drill })),
     })
 }

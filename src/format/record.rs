@@ -201,14 +201,14 @@ impl Record for Lease {
     const KIND: Kind = Kind::Lease;
 }
 
-/// Every byte of a snapshot was read back and compared with its ids.
+/// What reading a snapshot back came to: every byte was there and fitted its ids, unless a drill found otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// The snapshot.
     pub snapshot: ObjectId,
     /// When the reading ended.
     pub time: jiff::Timestamp,
-    /// Bytes of content read back.
+    /// Bytes of content read back; 0 if a drill could not restore it.
     pub bytes: u64,
     /// Wall time in milliseconds.
     pub milliseconds: u64,
@@ -221,18 +221,51 @@ pub struct Proof {
     pub drill: Option<Drilled>,
 }
 
-impl Record for Proof {
-    const KIND: Kind = Kind::Proof;
+impl Proof {
+    /// Whether it proves something; else it is about a drill that did not find equal what was recorded.
+    pub fn holds(&self) -> bool {
+        self.drill.as_ref().is_none_or(|drill| drill.outcome == DrillOutcome::Equal)
+    }
 }
 
-/// The snapshot was restored as a part of a component of a backup set, and all that was recorded of that component was
-/// found equal. Each part of the component has such a proof, or the component is not proven.
+impl Record for Proof {
+    const KIND: Kind = Kind::Proof;
+
+    fn validate(&self) -> Result<(), FormatError> {
+        match &self.drill {
+            Some(drill) if drill.differences.is_empty() != (drill.outcome == DrillOutcome::Equal) => {
+                Err(FormatError::invalid("proof", "its outcome and its differences contradict each other"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a drill found of a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrillOutcome {
+    /// All of it was restored, and equal to what was recorded.
+    Equal,
+    /// It was restored, and not equal to what was recorded.
+    Different,
+    /// It could not be restored, or not be looked at.
+    Failed,
+}
+
+/// What a drill found of a component of a backup set that the snapshot is a part of. Each part of the component has such
+/// a record. Only [`DrillOutcome::Equal`] proves something; the others take back what an older drill had proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drilled {
     /// The backup set.
     pub set: ObjectId,
     /// The component's name in it.
     pub component: String,
+    /// What was found.
+    pub outcome: DrillOutcome,
+    /// What differs, or why it could not be restored; the first few of many. Empty if all was equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
     /// What was compared; for people.
     pub compared: String,
     /// The versions of the servers that it was restored into.

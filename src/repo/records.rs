@@ -12,6 +12,7 @@ use crate::backend::{ByteRange, list_all};
 use crate::format::record::{self, MAX_STORED_RECORD, Proof, Record, Snapshot};
 use crate::format::{FormatError, Kind, ObjectId};
 use crate::repo::error::RepoError;
+use crate::repo::proven::newest;
 use crate::repo::{Repository, SnapshotInfo, chain};
 
 /// A record that storage lists and that cannot be read.
@@ -72,7 +73,7 @@ pub struct Snapshots {
     pub found: Vec<SnapshotInfo>,
     /// Those that cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
-    /// The proofs of drills.
+    /// What drills found.
     pub drills: Vec<Proof>,
     /// Proofs that cannot be read: what they prove counts as not proven.
     pub damaged_proofs: Vec<DamagedRecord>,
@@ -85,7 +86,10 @@ fn consequence(kind: Kind) -> &'static str {
             "what it holds cannot be listed or restored, all else can; put the object back from a copy of the \
              repository, or give it up with `cairn forget ID --unsafe-allow-remove-all`: until then forget and gc refuse"
         }
-        Kind::Proof => "its snapshot counts as not verified: run `cairn verify`, then remove the object from `proofs`",
+        Kind::Proof => {
+            "its snapshot counts as not verified, and its backup set as not proven: run `cairn verify`, or the drill, \
+             again, then remove the object from `proofs`"
+        }
         Kind::Tombstone => "what it calls dead is not known, so nothing is stored: run `cairn gc`, which marks anew",
         Kind::Lease => "its holder counts as still running, until the lease ends by itself",
         Kind::Set => {
@@ -171,14 +175,23 @@ impl Repository {
         records: Vec<(ObjectId, Snapshot)>,
         all_proofs: Vec<(ObjectId, Proof)>,
     ) -> Result<Vec<SnapshotInfo>, RepoError> {
-        let mut proofs = HashMap::<ObjectId, Proof>::new();
-        for (_, proof) in all_proofs {
-            let newest = proofs.entry(proof.snapshot).or_insert_with(|| proof.clone());
+        // Of drills only what no later one of the same component has taken back.
+        let drills = newest(all_proofs.iter().map(|(_, proof)| proof)).into_values().map(|(proof, _)| proof);
+        let readings = all_proofs.iter().map(|(_, proof)| proof).filter(|proof| proof.drill.is_none());
+        let (mut proofs, mut differences) = (HashMap::new(), HashMap::new());
+        for proof in readings.chain(drills) {
+            let kept = if proof.holds() { &mut proofs } else { &mut differences };
+            let newest = kept.entry(proof.snapshot).or_insert(proof);
             if proof.time > newest.time {
                 *newest = proof;
             }
         }
-        let with_proof = |(id, snapshot)| SnapshotInfo { id, snapshot, proof: proofs.remove(&id) };
+        let with_proof = |(id, snapshot)| SnapshotInfo {
+            id,
+            snapshot,
+            proof: proofs.remove(&id).cloned(),
+            difference: differences.remove(&id).cloned(),
+        };
         let mut all: Vec<SnapshotInfo> = records.into_iter().map(with_proof).collect();
         let remembered: HashSet<ObjectId> = self.index.remembered()?.into_iter().map(|seen| seen.id).collect();
         for info in all.iter().filter(|info| !remembered.contains(&info.id)) {

@@ -13,7 +13,7 @@ fn info(first: u8, second: u8, name: &str, time: &str) -> SnapshotInfo {
     let mut id = [0; 32];
     (id[0], id[1]) = (first, second);
     let snapshot = Snapshot { time: time.parse().unwrap(), ..stream_record(name, Content::EMPTY) };
-    SnapshotInfo { id: ObjectId::from_bytes(id), snapshot, proof: None }
+    SnapshotInfo { id: ObjectId::from_bytes(id), snapshot, proof: None, difference: None }
 }
 
 fn all() -> Vec<SnapshotInfo> {

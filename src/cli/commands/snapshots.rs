@@ -11,8 +11,10 @@ use crate::cli::commands::{Context, open, snapshot_json, snapshots, tags};
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, bytes, time};
 use crate::format::codec::escape;
+use crate::format::record::DrillOutcome;
 use crate::orchestrate::select::parse_time;
 use crate::repo::SnapshotInfo;
+use crate::repo::proven::word;
 use crate::repo::records::{DamagedSnapshot, Snapshots};
 
 pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Result<Exit> {
@@ -33,7 +35,7 @@ pub fn run(global: &Global, args: SnapshotsArgs, context: &Context<'_>) -> Resul
     }
     if !all.is_empty() {
         context.output.line(&format!(
-            "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:11}  {}",
+            "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:15}  {}",
             "ID", "TIME", "NAME", "HOST", "SIZE", "STORED", "VERIFIED", "PATHS AND TAGS"
         ))?;
     }
@@ -68,12 +70,17 @@ fn line(info: &SnapshotInfo) -> String {
     if snapshot.summary.unread > 0 {
         last.push(format!("({} unread)", snapshot.summary.unread));
     }
-    let verified = info.proof.as_ref().map_or("-".to_owned(), |proof| {
-        let how = if proof.drill.is_some() { "drill " } else { "" };
+    let newest = info.proof.iter().chain(&info.difference).max_by_key(|proof| (proof.time, !proof.holds()));
+    let verified = newest.map_or("-".to_owned(), |proof| {
+        let how = match proof.drill.as_ref().map(|drill| drill.outcome) {
+            None => String::new(),
+            Some(DrillOutcome::Equal) => "drill ".to_owned(),
+            Some(outcome) => format!("{} ", word(outcome).to_uppercase()),
+        };
         format!("{how}{}", proof.time.to_zoned_datetime(TimeZone::system()).strftime("%m-%d"))
     });
     format!(
-        "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:11}  {}",
+        "{:8}  {:25}  {:20}  {:16}  {:>11}  {:>11}  {:15}  {}",
         info.id.short(),
         time(snapshot.time),
         escape(snapshot.name.as_bytes()),

@@ -1,8 +1,9 @@
 //! Choosing the recovery point: which backup set a restore or a drill takes, and which newer ones it passes over.
 //!
-//! Invariants: a set that is partial, online or never proven is not taken by its time unless somebody asked for that; a
-//! set of another profile is never taken, nor, where several machines have stored sets, one of a machine that nobody
-//! named. What was passed over is told with the reason, so that nobody takes an old state for the newest.
+//! Invariants: a set that is partial, online or never proven is not taken by its time unless somebody asked for that, one in
+//! which a drill found a difference not even as the newest; a set of another profile is never taken, nor, where several
+//! machines have stored sets, one of a machine that nobody named. What was passed over is told with the reason, so that
+//! nobody takes an old state for the newest.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,11 +38,14 @@ pub enum Flaw {
     Online,
     /// No drill has restored it and found it equal to what was recorded.
     Unverified,
+    /// A drill has found a component of it different from what was recorded, or could not restore it, and none later has
+    /// found that equal.
+    Different,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 3] = [Flaw::Partial, Flaw::Online, Flaw::Unverified];
+    pub const ALL: [Flaw; 4] = [Flaw::Partial, Flaw::Online, Flaw::Unverified, Flaw::Different];
 
     /// As options name it.
     pub fn name(self) -> &'static str {
@@ -49,6 +53,7 @@ impl Flaw {
             Flaw::Partial => "partial",
             Flaw::Online => "online",
             Flaw::Unverified => "unverified",
+            Flaw::Different => "different",
         }
     }
 }
@@ -66,6 +71,8 @@ pub struct Known {
     pub info: SetInfo,
     /// When a drill last found all of it equal to what was recorded.
     pub proven: Option<Timestamp>,
+    /// When a drill last found that something of it is not, if none has found that equal since.
+    pub different: Option<Timestamp>,
 }
 
 impl Known {
@@ -76,6 +83,7 @@ impl Known {
             Flaw::Partial => set.status != Status::Complete,
             Flaw::Online => set.consistency != Consistency::OnePointInTime,
             Flaw::Unverified => self.proven.is_none(),
+            Flaw::Different => self.different.is_some(),
         };
         Flaw::ALL.into_iter().filter(has).collect()
     }

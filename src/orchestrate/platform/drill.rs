@@ -1,9 +1,11 @@
 //! A drill: a backup set restored into servers that are made for it, beside the platform, and compared with everything
-//! that was recorded when it was captured. What was found equal is proven, and the proof is written into the repository.
+//! that was recorded when it was captured. What was found equal is proven, and the proof is written into the repository; so is
+//! what was not, which takes back what an older drill had proven.
 //!
 //! Invariants: the platform is neither stopped nor asked nor written to; whatever is made lies in one directory, and
 //! whatever runs for it ends with it, by itself or by `resume`. A component is proven only if all of it was restored by
-//! a server of its own, compared, and equal; what could not be looked at proves nothing. Proofs are the last write.
+//! a server of its own, compared, and equal; what no server could be started for proves nothing, and takes nothing back.
+//! What was found is the last write, and nothing is called proven before it.
 
 pub mod bench;
 mod config;
@@ -20,7 +22,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::format::ObjectId;
-use crate::format::record::{Drilled as DrillRecord, Proof};
+use crate::format::record::{DrillOutcome, Drilled as DrillRecord, Proof};
 use crate::format::set::{self, StepRecord};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::backup::header;
@@ -97,7 +99,9 @@ pub struct Outcome {
     pub components: Vec<Drilled>,
     /// The proofs that were written.
     pub proofs: Vec<ObjectId>,
-    /// What ended the drill early; nothing is proven by it.
+    /// The records of what was not equal.
+    pub findings: Vec<ObjectId>,
+    /// What ended the drill early, or kept it from writing what it had found; nothing is proven by it.
     pub error: Option<OrchestrateError>,
     /// What could not be ended or removed. It is in the journal.
     pub stuck: Vec<OrchestrateError>,
@@ -115,14 +119,22 @@ pub fn drill(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
     let attempted = attempt(order, &executor);
     // Before anything is published: whatever ran for it has ended.
     let mut stuck = run.undo_all(&mut |due| undo(order.profile, due));
-    let ended = attempted.and_then(|components| Ok((publish(order, &executor, &components)?, components)));
-    let (components, proofs, error) = match ended {
-        Ok((proofs, components)) => (components, proofs, None),
-        Err(error) => (Vec::new(), Vec::new(), Some(error)),
+    let (mut components, mut error) = match attempted {
+        Ok(components) => (components, None),
+        Err(error) => (Vec::new(), Some(error)),
     };
+    let (mut proofs, mut findings) = (Vec::new(), Vec::new());
+    match publish(order, &executor, &components) {
+        Ok(written) => (proofs, findings) = written,
+        Err(failed) => {
+            // What differs is told all the same.
+            components.iter_mut().for_each(unproven);
+            error = Some(failed);
+        }
+    }
     let steps = run.log();
     stuck.extend(run.finish().err());
-    Ok(Outcome { components, proofs, error, stuck, steps })
+    Ok(Outcome { components, proofs, findings, error, stuck, steps })
 }
 
 fn attempt(order: &Order<'_>, executor: &Executor<'_>) -> Result<Vec<Drilled>, OrchestrateError> {
@@ -198,38 +210,78 @@ fn component(bench: &Bench<'_>, intent: &Intent) -> Result<Finding, OrchestrateE
     }
 }
 
-/// Writes the proofs of what was found equal; none, if nothing was.
+/// Of a component that was found equal, once that cannot be written.
+fn unproven(one: &mut Drilled) {
+    if one.state == State::Proven {
+        one.state = State::Failed;
+        one.detail = format!("it was equal ({}), and the proof of that could not be written", one.detail);
+    }
+}
+
+/// Writes what was found: the proofs of what is equal, and the records of what is not.
 fn publish(
     order: &Order<'_>,
     executor: &Executor<'_>,
     components: &[Drilled],
-) -> Result<Vec<ObjectId>, OrchestrateError> {
+) -> Result<(Vec<ObjectId>, Vec<ObjectId>), OrchestrateError> {
     let held = |component: Component| order.plan.components.iter().find(|intent| intent.component == component);
-    let mut proofs = Vec::new();
-    for one in components.iter().filter(|one| one.state == State::Proven) {
+    let mut records = Vec::new();
+    for one in components {
+        let Some(outcome) = outcome(one.state) else { continue };
         let parts = held(one.component).map(|intent| intent.held.parts.as_slice()).unwrap_or_default();
-        proofs.extend(parts.iter().map(|part| proof(order, one, part)));
+        records.extend(parts.iter().map(|part| record(order, one, (outcome, part))));
     }
-    if proofs.is_empty() {
-        return Ok(Vec::new());
+    if records.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
     }
     executor.step(PUBLISH, None, || {
-        let written = order.repository.publish_drill(&order.plan.set, &proofs)?;
-        Ok((format!("{} objects", written.len()), written))
+        let written = order.repository.publish_drill(&order.plan.set, &records)?;
+        let sentence = format!("{} objects", written.len());
+        let (proofs, findings): (Vec<_>, Vec<_>) = written.into_iter().zip(&records).partition(|(_, one)| one.holds());
+        let ids = |all: Vec<(ObjectId, &Proof)>| all.into_iter().map(|(id, _)| id).collect();
+        Ok((sentence, (ids(proofs), ids(findings))))
     })
 }
 
-fn proof(order: &Order<'_>, one: &Drilled, part: &set::Part) -> Proof {
+/// What is written of a state; nothing where nothing was learnt of the data.
+fn outcome(state: State) -> Option<DrillOutcome> {
+    match state {
+        State::Proven => Some(DrillOutcome::Equal),
+        State::Different => Some(DrillOutcome::Different),
+        State::Failed => Some(DrillOutcome::Failed),
+        State::Uncompared | State::NotStarted => None,
+    }
+}
+
+/// So many differences are in a record, each so long at most.
+const RECORDED: (usize, usize) = (20, 500);
+
+/// What is written of the differences of a component.
+fn recorded(one: &Drilled, outcome: DrillOutcome) -> Vec<String> {
+    let (count, length) = RECORDED;
+    let all = match (outcome, one.differences.is_empty()) {
+        (DrillOutcome::Equal, _) => return Vec::new(),
+        (_, true) => std::slice::from_ref(&one.detail),
+        (_, false) => one.differences.as_slice(),
+    };
+    let mut told: Vec<String> = all.iter().take(count).map(|line| line.chars().take(length).collect()).collect();
+    told.extend((all.len() > count).then(|| format!("and {} more", all.len() - count)));
+    told
+}
+
+fn record(order: &Order<'_>, one: &Drilled, (outcome, part): (DrillOutcome, &set::Part)) -> Proof {
     Proof {
         snapshot: part.snapshot,
         time: Timestamp::now(),
-        bytes: part.bytes,
+        bytes: if outcome == DrillOutcome::Failed { 0 } else { part.bytes },
         milliseconds: one.restore_milliseconds.saturating_add(one.compare_milliseconds),
         host: order.repository.host().to_owned(),
         program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
         drill: Some(DrillRecord {
             set: order.plan.set,
             component: one.component.name().to_owned(),
+            outcome,
+            differences: recorded(one, outcome),
             compared: one.detail.clone(),
             versions: one.versions.clone(),
             restore_milliseconds: one.restore_milliseconds,

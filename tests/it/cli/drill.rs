@@ -208,7 +208,16 @@ fn a_difference_is_named_and_proves_nothing() {
     }
     let summary = summary(&output);
     assert_eq!((&summary["proofs"], &state(&summary, "config")["state"]), (&json!([]), &"different".into()));
-    assert_eq!((platform.proof(), platform.left()), (Value::Null, Vec::new()));
+    let (proof, found) = (platform.proof(), &summary["findings"]);
+    assert_eq!((&proof["proven"], found.as_array().unwrap().len(), platform.left()), (&Value::Null, 2, Vec::new()));
+    let different = &proof["different"]["config"];
+    assert_eq!(different["outcome"], "different", "{proof:#}");
+    assert!(different["differences"][0].as_str().unwrap().contains("lost.key"), "{proof:#}");
+    let day = different["time"].as_str().unwrap().split('T').next().unwrap();
+    let table = text(&platform.place.ok(&["platform", "sets"]).stdout);
+    assert!(table.contains(&format!("DIFFERENT {day}")), "{table}");
+    let table = text(&platform.place.ok(&["snapshots"]).stdout);
+    assert!(table.contains(&format!("DIFFERENT {}", &day[5..])), "{table}");
     let page = fs::read_to_string(page).unwrap();
     for word in [&words[..], &["<h1>Drill of backup set", "What differs", "Exit status</dt>\n<dd>1<"]].concat() {
         assert!(page.contains(word), "{word}: {page}");
@@ -223,9 +232,12 @@ fn a_difference_is_named_and_proves_nothing() {
 }
 
 #[test]
-fn a_damaged_pack_is_found() {
+fn a_damaged_pack_is_found_and_takes_the_older_proof_back() {
     let platform = Platform::new("");
-    platform.publish(&[], Vec::new());
+    let set = platform.publish(&[], Vec::new());
+    platform.drill(0, &[]);
+    let restore = |point: &str| platform.run("restore", &["--set", point, "--only", "config", "--dry-run"]);
+    assert!(restore("latest-verified").status.success());
     for pack in fs::read_dir(platform.path("repo/data")).unwrap() {
         for pack in fs::read_dir(pack.unwrap().path()).unwrap() {
             let path = pack.unwrap().path();
@@ -238,7 +250,20 @@ fn a_damaged_pack_is_found() {
     }
     let summary = platform.drill(1, &[]);
     assert_eq!(state(&summary, "config")["state"], "failed", "{summary:#}");
-    assert_eq!(platform.proof(), Value::Null);
+    let proof = platform.proof();
+    assert_eq!((&proof["proven"], &proof["components"]), (&Value::Null, &json!({})), "{proof:#}");
+    assert_eq!(proof["different"]["config"]["outcome"], "failed", "{proof:#}");
+    let listed = text(&platform.place.ok(&["--json", "snapshots"]).stdout);
+    let snapshot: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    assert_eq!((&snapshot["verified"], &snapshot["drill"]), (&Value::Null, &Value::Null), "{snapshot:#}");
+    assert_eq!(snapshot["different"]["drill"]["outcome"], "failed", "{snapshot:#}");
+    assert!(text(&platform.place.ok(&["platform", "sets"]).stdout).contains("FAILED "));
+    for point in ["latest-verified", "latest"] {
+        let refused = restore(point);
+        assert_eq!(refused.status.code(), Some(1), "{point}: {}", text(&refused.stdout));
+        assert!(text(&refused.stderr).contains("unverified and different"), "{}", text(&refused.stderr));
+    }
+    assert!(restore(&set.to_string()).status.success());
 }
 
 #[test]
@@ -264,6 +289,7 @@ fn what_has_no_server_is_said_and_the_rest_is_proven() {
     for word in ["exit status 7", "not today"] {
         assert!(redis["detail"].as_str().unwrap().contains(word), "{word}: {redis:#}");
     }
+    assert_eq!(platform.proof(), proof, "that says nothing of the data, and takes nothing back");
     platform.configure(&format!("[drill]\nstart-timeout-seconds = 1\n[drill.redis]\nuser = '{user}'\n{SLEEP}"));
     let summary = platform.drill(1, &["--only", "redis"]);
     let told = state(&summary, "redis")["detail"].as_str().unwrap().to_owned();

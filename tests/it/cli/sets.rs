@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cairn::backend::local::Local;
 use cairn::format::ObjectId;
 use cairn::format::key::Credential;
-use cairn::format::record::{Drilled, Proof};
+use cairn::format::record::{DrillOutcome, Drilled, Proof};
 use cairn::format::set::Status;
 use cairn::progress::Silent;
 use cairn::repo::{OpenOptions, Repository};
@@ -117,6 +117,8 @@ pub fn proof(set: &ObjectId, snapshot: ObjectId, time: &str) -> Proof {
         drill: Some(Drilled {
             set: *set,
             component: "config".to_owned(),
+            outcome: DrillOutcome::Equal,
+            differences: Vec::new(),
             compared: "1 file".to_owned(),
             versions: Default::default(),
             restore_milliseconds: 2,
@@ -138,8 +140,15 @@ fn the_newest_proven_set_stays_although_newer_ones_are_complete() {
     assert!(line(&snapshots[0]).contains("part of backup set"), "{told}");
     place.ok(&["forget", "--keep-last", "1"]);
     assert_eq!((place.count(), open(&place).sets().unwrap().len()), (3, 3));
-    // A newer one that is proven takes its place.
+    // A newer one that is proven takes its place, but not once a later drill has found it different.
     repository.publish_drill(&sets[1], &[proof(&sets[1], snapshots[1], "2026-03-06T00:00:00Z")]).unwrap();
+    let mut found = proof(&sets[1], snapshots[1], "2026-03-07T00:00:00Z");
+    let drill = found.drill.as_mut().unwrap();
+    (drill.outcome, drill.differences) = (DrillOutcome::Different, vec!["1 file".to_owned()]);
+    repository.publish_drill(&sets[1], &[found]).unwrap();
+    place.ok(&["forget", "--keep-last", "1"]);
+    assert_eq!((place.count(), open(&place).sets().unwrap().len()), (3, 3));
+    repository.publish_drill(&sets[1], &[proof(&sets[1], snapshots[1], "2026-03-08T00:00:00Z")]).unwrap();
     place.ok(&["forget", "--keep-last", "1"]);
     let left: Vec<ObjectId> = open(&place).sets().unwrap().iter().map(|info| info.id).collect();
     assert_eq!((place.count(), left.as_slice()), (2, &sets[1..]));

@@ -9,11 +9,11 @@ use cairn::repo::sets::SetInfo;
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 
-const FLAWLESS: [bool; 3] = [false; 3];
+const FLAWLESS: [bool; 4] = [false; 4];
 
-/// A set made at a second, with the flaws partial, online, unverified.
-fn known(number: u8, second: i64, flaws: [bool; 3]) -> Known {
-    let [partial, online, unverified] = flaws;
+/// A set made at a second, with the flaws partial, online, unverified, different.
+fn known(number: u8, second: i64, flaws: [bool; 4]) -> Known {
+    let [partial, online, unverified, different] = flaws;
     let time = Timestamp::from_second(second).unwrap();
     let set = BackupSet {
         profile: "p".to_owned(),
@@ -28,7 +28,7 @@ fn known(number: u8, second: i64, flaws: [bool; 3]) -> Known {
         program: "test".to_owned(),
     };
     let id = ObjectId::of(&[number]);
-    Known { info: SetInfo { id, set }, proven: (!unverified).then_some(time) }
+    Known { info: SetInfo { id, set }, proven: (!unverified).then_some(time), different: different.then_some(time) }
 }
 
 fn wish(point: Point, allow: &[Flaw]) -> Wish<'static> {
@@ -47,9 +47,9 @@ fn second(choice: Result<Choice, ChooseError>) -> i64 {
 fn a_time_means_the_newest_whole_proven_set_at_or_before_it() {
     let all = [
         known(1, 10, FLAWLESS),
-        known(2, 20, [true, false, false]),
-        known(3, 30, [false, true, false]),
-        known(4, 40, [false, false, true]),
+        known(2, 20, [true, false, false, false]),
+        known(3, 30, [false, true, false, false]),
+        known(4, 40, [false, false, true, false]),
         known(5, 50, FLAWLESS),
     ];
     let chosen = |point, allow: &[Flaw]| choose(&all, &wish(point, allow));
@@ -67,12 +67,19 @@ fn a_time_means_the_newest_whole_proven_set_at_or_before_it() {
 
 #[test]
 fn the_latest_need_not_be_proven_and_the_latest_verified_must() {
-    let all = [known(1, 10, FLAWLESS), known(2, 20, [false, false, true]), known(3, 30, [true, false, false])];
+    let all =
+        [known(1, 10, FLAWLESS), known(2, 20, [false, false, true, false]), known(3, 30, [true, false, false, false])];
     assert_eq!(second(choose(&all, &wish(Point::Latest, &[]))), 20);
     assert_eq!(second(choose(&all, &wish(Point::LatestVerified, &[Flaw::Unverified]))), 10);
     let id = ObjectId::of(&[3]).to_string();
     let named = choose(&all, &wish(Point::Set(id[..10].to_owned()), &[])).unwrap();
     assert_eq!((named.info.set.time.as_second(), named.flaws), (30, vec![Flaw::Partial]));
+    // One in which a drill found a difference is not even the latest, and never the latest verified.
+    let differs = [known(1, 10, FLAWLESS), known(2, 20, [false, false, true, true])];
+    assert_eq!(second(choose(&differs, &wish(Point::Latest, &[]))), 10);
+    assert_eq!(second(choose(&differs, &wish(Point::Latest, &[Flaw::Different]))), 20);
+    assert_eq!(second(choose(&differs, &wish(at(99), &[Flaw::Unverified]))), 10);
+    assert_eq!(second(choose(&differs, &wish(Point::LatestVerified, &Flaw::ALL))), 10);
     let flawed = choose(&all[2..], &wish(Point::Latest, &[])).unwrap_err().to_string();
     assert!(flawed.contains("is partial; --allow"), "{flawed}");
     assert!(matches!(choose(&all, &wish(Point::Set("00000000".to_owned()), &[])), Err(ChooseError::Prefix { .. })));
@@ -97,13 +104,13 @@ proptest! {
 
     #[test]
     fn what_is_chosen_is_the_newest_that_is_tolerated(
-        sets in proptest::collection::vec((0i64..100, any::<[bool; 3]>()), 0..12),
+        sets in proptest::collection::vec((0i64..100, any::<[bool; 4]>()), 0..12),
         time in 0i64..100,
-        allowed in any::<[bool; 3]>(),
+        allowed in any::<[bool; 4]>(),
     ) {
         let all: Vec<Known> = (0..).zip(&sets).map(|(number, (second, flaws))| known(number, *second, *flaws)).collect();
         let allow: BTreeSet<Flaw> = Flaw::ALL.into_iter().zip(allowed).filter(|(_, is)| *is).map(|(flaw, _)| flaw).collect();
-        let fits = |(second, flaws): &&(i64, [bool; 3])| {
+        let fits = |(second, flaws): &&(i64, [bool; 4])| {
             *second <= time && flaws.iter().zip(allowed).all(|(has, allowed)| !has || allowed)
         };
         let newest = sets.iter().filter(fits).map(|(second, _)| *second).max();

@@ -32,8 +32,8 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
     if args.point.at.is_none() && args.point.set.is_none() {
         args.point.set = Some("latest".to_owned());
     }
-    // That it is not proven yet is what a drill is for.
-    args.point.allow.push(Flaw::Unverified);
+    // That it is not proven yet, or differed the last time, is what a drill is for.
+    args.point.allow.extend([Flaw::Unverified, Flaw::Different]);
     let repository = &open(global, context)?;
     let choice = chosen(repository, &profile, &args.point, context)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
@@ -196,6 +196,7 @@ fn tell(plan: &DrillPlan, outcome: &Outcome, exit: Exit, context: &Context<'_>) 
     };
     let summary = json!({
         "set": plan.set, "exit": exit as u8, "components": outcome.components, "proofs": outcome.proofs,
+        "findings": outcome.findings,
         "milliseconds": total, "steps": outcome.steps,
     });
     output.summary(&sentence, summary)

@@ -192,13 +192,18 @@ pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, con
 /// The sets that can be read.
 fn known(repository: &Repository, context: &Context<'_>) -> Result<Vec<Known>> {
     let (sets, damaged) = repository.readable_sets()?;
-    for record in damaged {
+    let snapshots = repository.readable_snapshots()?;
+    let proofs = snapshots.proven(&sets);
+    for record in damaged.into_iter().chain(snapshots.damaged_proofs) {
         let subject = format!("{} {}", record.kind, record.id);
         context.monitor.notice(Notice { subject, message: record.message() });
     }
-    let proofs = repository.readable_snapshots()?.proven(&sets);
-    let proven = |info: &SetInfo| proofs.get(&info.id).and_then(|proof| proof.proven);
-    Ok(sets.into_iter().map(|info| Known { proven: proven(&info), info }).collect())
+    let known = |info: SetInfo| {
+        let proof = proofs.get(&info.id);
+        let different = proof.and_then(|proof| proof.last_different()).map(|one| one.time);
+        Known { proven: proof.and_then(|proof| proof.proven), different, info }
+    };
+    Ok(sets.into_iter().map(known).collect())
 }
 
 /// What is about to be done, for whoever has to say yes to it.

@@ -51,7 +51,7 @@ type Proofs = HashMap<ObjectId, SetProof>;
 fn list(all: &[SetInfo], proofs: &Proofs, context: &Context<'_>) -> Result<Exit> {
     if !all.is_empty() {
         context.output.line(&format!(
-            "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:10}  {:>12}  {:>11}  {:>11}  {}",
+            "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:20}  {:>12}  {:>11}  {:>11}  {}",
             "ID", "TIME", "PROFILE", "HOST", "STATUS", "POINT", "PROVEN", "DRILL TOOK", "SIZE", "STORED", "COMPONENTS"
         ))?;
     }
@@ -67,8 +67,13 @@ fn list(all: &[SetInfo], proofs: &Proofs, context: &Context<'_>) -> Result<Exit>
 fn line(info: &SetInfo, proof: Option<&SetProof>) -> String {
     let set = &info.set;
     let day = |time: Timestamp| time.to_zoned_datetime(TimeZone::system()).date().to_string();
-    let proven = proof.map_or("-".to_owned(), |proof| proof.proven.map_or("in part".to_owned(), day));
-    let took = proof.map_or("-".to_owned(), |proof| report::duration(proof.milliseconds()));
+    let proven = proof.map_or("-".to_owned(), |proof| match (proof.last_different(), proof.proven) {
+        (Some(found), _) => format!("{} {}", found.word().to_uppercase(), day(found.time)),
+        (None, Some(since)) => day(since),
+        (None, None) => "in part".to_owned(),
+    });
+    let took = proof.filter(|proof| !proof.components.is_empty());
+    let took = took.map_or("-".to_owned(), |proof| report::duration(proof.milliseconds()));
     let point = match set.consistency {
         Consistency::OnePointInTime => "one",
         Consistency::Online => "online",
@@ -78,7 +83,7 @@ fn line(info: &SetInfo, proof: Option<&SetProof>) -> String {
         status => format!("{} ({})", escape(component.name.as_bytes()), report::status(status)),
     };
     format!(
-        "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:10}  {:>12}  {:>11}  {:>11}  {}",
+        "{:8}  {:25}  {:20}  {:16}  {:8}  {:6}  {:20}  {:>12}  {:>11}  {:>11}  {}",
         info.id.short(),
         time(set.time),
         escape(set.profile.as_bytes()),

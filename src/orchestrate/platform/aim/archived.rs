@@ -1,12 +1,14 @@
 //! Aiming with what a repository holds: its backup sets, and the log that is archived beside them.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use crate::format::wal::WalName;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::log::Log;
 use crate::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim, cluster};
-use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, candidates, choose};
+use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, candidates, choose, words};
 use crate::progress::{Monitor, Notice};
 use crate::repo::Repository;
 use crate::repo::wal::{Archive, WalFile};
@@ -40,7 +42,9 @@ pub fn choose_and_aim(
     }
     let wanted = Wanted { time, timeline, set: set.as_ref().map(|choice| choice.info.id) };
     if bases.is_empty() && !passed.is_empty() {
-        let why = format!("{} are there, and not proven: --allow unverified takes one", passed.len());
+        let flaws: BTreeSet<Flaw> = passed.iter().flat_map(|(_, flaws)| flaws).copied().collect();
+        let flaws = Vec::from_iter(flaws.into_iter().filter(|flaw| !wish.tolerates(*flaw)));
+        let why = format!("{} are there, but {}: --allow takes one in spite of it", passed.len(), words(&flaws));
         return Err(AimError::NoBase { time, why }.into());
     }
     let (system_id, segment_bytes) =

@@ -216,7 +216,10 @@ fn run(profile: &Profile, components: &[Intent]) -> Plan {
         |id: &str, title: &str| PlannedStep { id: id.to_owned(), title: title.to_owned(), ..PlannedStep::default() };
     let mut steps = vec![platform(SCRATCH, "make the directory in which servers work beside the platform's")];
     steps.extend(components.iter().flat_map(of));
-    steps.push(platform(PUBLISH, "write the proofs of what is equal to what was recorded, as the last write"));
+    steps.push(platform(
+        PUBLISH,
+        "write what was found, as the last write: the proofs of what is equal, and what is not",
+    ));
     Plan {
         profile: profile.name.clone(),
         description: profile.description.clone(),

@@ -157,7 +157,9 @@ fn what_is_planted_is_found(platform: &Platform, profile: &str, backed_up: &Ende
     let (id, of) = (&set, platform.cairn(&["platform", "sets"]));
     let sets = String::from_utf8(of.stdout).unwrap();
     let ours = sets.lines().find(|line| line.contains(id)).unwrap();
-    assert!(serde_json::from_str::<Value>(ours).unwrap()["proof"]["proven"].is_null(), "{ours}");
+    let proof = serde_json::from_str::<Value>(ours).unwrap()["proof"].clone();
+    assert!(proof["proven"].is_null() && proof["different"]["postgres"]["outcome"] == "different", "{proof:#}");
+    assert_eq!(proof["different"].as_object().unwrap().len(), 4, "{proof:#}");
 }
 
 fn what_has_no_server_proves_nothing(platform: &Platform) {
