@@ -2,6 +2,8 @@
 
 Each dump is the one before after a quiet day (scripts/make-data --quiet-day-after). What a backup or a restore touches is the
 same all along; `snapshots`, `forget` and `gc` look at every snapshot. forget and gc are timed on a copy of the repository.
+What each backup adds stands beside `zstd -3 --patch-from` of the dump before: a series whose deltas have become as deep as they
+may be adds what it adds for ever.
 At the end all but ten are forgotten, and the repository is set beside a fresh one of those ten.
 """
 
@@ -12,14 +14,15 @@ import statistics
 import subprocess
 
 from .meter import Failed, tree_size
-from .scale import digest_of, figure_words
+from .scale import digest_of, figure_words, grown
 
 KEPT = 10
 DEPTH = 8
 # What is the same work may take this much longer, and what looks at all of them this much longer than in proportion.
 SAME, PROPORTION, SLACK = 1.5, 1.3, 0.03
-# Of the last so many backups the median is told.
-NEAR = 5
+# Of the last so many backups the median is told, and the sum of what they add.
+NEAR = 10
+GROWTH = 1.3
 
 
 def arguments(parser):
@@ -32,7 +35,7 @@ class Series:
 
     def __init__(self, bench, scale):
         self.bench, self.current = bench, bench.base_dump(scale)
-        self.number, self.last = 0, []
+        self.number, self.last, self.patch_bytes = 0, [], None
         self.first_digest = digest_of(self.current)
         self.last.append(self.current)
 
@@ -41,10 +44,18 @@ class Series:
         following = self.bench.work / f"dump.{self.number}.sql"
         subprocess.run(self.bench.script("make-data", following, "--quiet-day-after", self.current, "--seed",
                                          self.bench.seed * 100_000 + self.number), check=True)
+        self.patch_bytes = self.patch(self.current, following)
         self.current = following
         self.last.append(following)
         if len(self.last) > KEPT:
             self.last.pop(0).unlink()
+
+
+    @staticmethod
+    def patch(previous, following):
+        """Bytes of the following dump as a difference to the previous one."""
+        argv = ["zstd", "-3", "--long=27", "-q", f"--patch-from={previous}", following, "-c"]
+        return len(subprocess.run(argv, check=True, capture_output=True).stdout)
 
 
 def backup(bench, repository, dump):
@@ -70,10 +81,15 @@ def depth(repository, bench):
 
 
 def forget_and_collect(bench, repository, *policy):
-    """Seconds of both; gc marks in one run and sweeps in the next."""
+    """forget, gc, and gc once more, when there should be nothing left to do."""
     forget = bench.cairn(repository, "forget", *policy)
-    mark = bench.cairn(repository, "gc", "--grace", "0s")
-    return forget, mark, bench.cairn(repository, "gc", "--grace", "0s")
+    collect = bench.cairn(repository, "gc", "--grace", "0s")
+    return {"forget": forget, "gc": collect, "gc again": bench.cairn(repository, "gc", "--grace", "0s")}
+
+
+def middle(act):
+    """Of three runs the one of median time: some of these take milliseconds."""
+    return sorted((act() for _ in range(3)), key=lambda figure: figure["seconds"])[1]
 
 
 def at_this_count(bench, repository, series, count, near):
@@ -81,21 +97,27 @@ def at_this_count(bench, repository, series, count, near):
     known = bench.ids(repository)
     if len(known) != count:
         raise Failed(f"{len(known)} snapshots instead of {count}")
+    newest = digest_of(series.current)
     found = {"backup": {"seconds": statistics.median(figure["seconds"] for figure in near),
                         "peak_rss_bytes": max(figure["peak_rss_bytes"] for figure in near)},
-             "snapshots": bench.cairn(repository, "snapshots"),
-             "restore newest": restore(bench, repository, known[-1], digest_of(series.current)),
-             "restore oldest": restore(bench, repository, known[0], series.first_digest)}
+             "snapshots": middle(lambda: bench.cairn(repository, "snapshots")),
+             "restore newest": middle(lambda: restore(bench, repository, known[-1], newest)),
+             "restore oldest": middle(lambda: restore(bench, repository, known[0], series.first_digest))}
     copy = bench.work / "copy"
     shutil.copytree(repository, copy)
     shutil.copytree(bench.cache(repository), bench.cache(copy))
-    found["forget"], found["gc, mark"], found["gc, sweep"] = forget_and_collect(bench, copy, "--keep-last", count - 1)
+    found.update(forget_and_collect(bench, copy, "--keep-last", count - 1))
     shutil.rmtree(copy)
     shutil.rmtree(bench.cache(copy))
     for operation, figure in found.items():
         bench.note(f"{count:,} snapshots, {operation}", figure, figure_words(figure))
     size, deepest = tree_size(repository), depth(repository, bench)
     bench.note(f"{count:,} snapshots, repository", size, f"{size / 1e6:.2f} MB, deltas {deepest} deep at most")
+    added, patches = sum(figure["growth"] for figure in near), sum(figure["patch_bytes"] for figure in near)
+    bench.note(f"{count:,} snapshots, growth", {"bytes": added, "patch_bytes": patches, "backups": len(near)},
+               f"{added / len(near) / 1e3:.1f} kB a backup, {added / patches:.2f} of zstd --patch-from")
+    bench.claim(f"at {count:,} snapshots a backup adds at most {GROWTH} of zstd --patch-from", added <= GROWTH * patches,
+                f"{added / patches:.2f}")
     if deepest is not None:
         bench.claim(f"at {count:,} snapshots deltas are at most {DEPTH} deep", deepest <= DEPTH, deepest)
     return found
@@ -115,22 +137,24 @@ def compare(bench, few, many, counts):
 def run(bench, options):
     repository, series = bench.repository("repository"), Series(bench, options.scale)
     points = [count for count in (10, 100, 1000) if count < options.count] + [options.count]
-    before, near = None, []
+    before, every = None, []
     for count in range(1, options.count + 1):
         if count > 1:
             series.live_on()
-        near = [*near, backup(bench, repository, series.current)][-NEAR:]
+        figure, figure["growth"] = grown(repository, lambda: backup(bench, repository, series.current))
+        figure["patch_bytes"] = series.patch_bytes
+        every.append(figure)
         if count in points:
-            found = at_this_count(bench, repository, series, count, near)
+            found = at_this_count(bench, repository, series, count, every[-min(NEAR, count - 1):])
             if before:
                 compare(bench, before[1], found, (before[0], count))
             before = (count, found)
+    bench.figures["every backup"] = every
     all_but_ten(bench, repository, series)
 
 
 def all_but_ten(bench, repository, series):
-    forget, mark, sweep = forget_and_collect(bench, repository, "--keep-last", KEPT)
-    for operation, figure in (("forget", forget), ("gc, mark", mark), ("gc, sweep", sweep)):
+    for operation, figure in forget_and_collect(bench, repository, "--keep-last", KEPT).items():
         bench.note(f"all but ten, {operation}", figure, figure_words(figure))
     known = bench.ids(repository)
     digests = [digest_of(dump) for dump in series.last]
