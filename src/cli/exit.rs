@@ -45,7 +45,10 @@ pub fn of(error: &anyhow::Error) -> Exit {
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<SelectError>() {
         return match error {
-            SelectError::Time { .. } | SelectError::Ambiguous { .. } => Some(Exit::Usage),
+            SelectError::Time { .. }
+            | SelectError::Twice { .. }
+            | SelectError::Never { .. }
+            | SelectError::Ambiguous { .. } => Some(Exit::Usage),
             SelectError::None { .. } | SelectError::TooEarly { .. } | SelectError::Damaged { .. } => Some(Exit::Failed),
         };
     }

@@ -1,7 +1,7 @@
 //! Selecting a snapshot: `latest`, an id prefix, `NAME` or `NAME@TIME`, with `:PATH` where a path is wanted.
 
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::format::ObjectId;
@@ -18,6 +18,26 @@ pub enum SelectError {
     Time {
         /// What was given.
         text: String,
+    },
+    /// The clocks of the zone show it twice.
+    #[error("{text:?} was there twice, since the clocks were set back: say {first} or {second}")]
+    Twice {
+        /// What was given.
+        text: String,
+        /// It may be this.
+        first: String,
+        /// Or this.
+        second: String,
+    },
+    /// The clocks of the zone never show it.
+    #[error("{text:?} was never there, since the clocks were set forward: say {earlier} or {later}")]
+    Never {
+        /// What was given.
+        text: String,
+        /// By the clock before.
+        earlier: String,
+        /// By the clock after.
+        later: String,
     },
     /// Nothing fits.
     #[error("no snapshot is selected by {text:?}: see `cairn snapshots`{}", hint(text))]
@@ -74,7 +94,8 @@ pub fn split_path(text: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 /// Reads a time. A date alone means the end of that day in the zone: `NAME@2026-05-31` includes all of that day. A time
 /// without a fraction means the end of its second, because times are shown so: what is listed at 10:00:00 may have been
-/// made half a second later, and `NAME@TIME` of the time that is shown must find it.
+/// made half a second later, and `NAME@TIME` of the time that is shown must find it. A local time that the clocks of the zone
+/// show twice, or never, is refused with what may be meant: an hour more or less is another recovery point.
 pub fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, SelectError> {
     let invalid = || SelectError::Time { text: text.to_owned() };
     let rest_of_second = SignedDuration::new(0, if text.contains(['.', ',']) { 0 } else { 999_999_999 });
@@ -90,7 +111,20 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, SelectError>
         return start.checked_sub(1.nanosecond()).map_err(|_| invalid());
     }
     let local = text.parse::<DateTime>().map_err(|_| invalid())?;
-    whole(local.to_zoned_datetime(zone.clone()).map_err(|_| invalid())?.timestamp())
+    let by = |offset: Offset| offset.to_timestamp(local).map_err(|_| invalid());
+    // With its offset it means one moment, however it is read.
+    let shown = |offset: Offset| Ok(format!("{}", by(offset)?.display_with_offset(offset)));
+    match zone.to_ambiguous_timestamp(local).offset() {
+        AmbiguousOffset::Unambiguous { offset } => whole(by(offset)?),
+        AmbiguousOffset::Fold { before, after } => {
+            Err(SelectError::Twice { text: text.to_owned(), first: shown(before)?, second: shown(after)? })
+        }
+        AmbiguousOffset::Gap { before, after } => {
+            let shown = |offset: Offset, of: Offset| Ok(format!("{}", by(of)?.display_with_offset(offset)));
+            let (earlier, later) = (shown(before, after)?, shown(after, before)?);
+            Err(SelectError::Never { text: text.to_owned(), earlier, later })
+        }
+    }
 }
 
 /// Selects among snapshots that are sorted by time.

@@ -284,3 +284,40 @@ fn a_snapshot_was_not_selected_by_the_second_in_which_it_is_listed() {
     let listed = place.command().env("TZ", "XST-2").arg("snapshots").output().unwrap();
     assert!(text(&listed.stdout).contains("2026-05-31 00:30:00"), "{}", text(&listed.stdout));
 }
+
+/// It was taken for the earlier of the two, without a word.
+#[test]
+fn a_local_time_that_is_there_twice_or_never_is_refused_with_what_may_be_meant() {
+    let place = Place::new();
+    publish_at(&place, "db", "2025-10-26T00:10:00Z", b"summer");
+    publish_at(&place, "db", "2025-10-26T01:10:00Z", b"winter");
+    let profile = place.path().join("profile.toml");
+    std::fs::write(&profile, "extends = 'none'\nname = 'p'\ncomponents = ['config']\n").unwrap();
+    let profile = profile.to_str().unwrap();
+    let target = place.path().join("out");
+    let target = target.to_str().unwrap();
+    let run = |args: &[&str]| place.command().env("TZ", "Europe/Berlin").args(args).output().unwrap();
+    let platform = |at: &str, command: &str| {
+        run(&["platform", command, "--profile", profile, "--at", at, "--allow", "unverified"])
+    };
+    let twice = "2025-10-26T02:30";
+    let both = ["was there twice", "say 2025-10-26T02:30:00+02:00 or 2025-10-26T02:30:00+01:00"];
+    let named = format!("db@{twice}");
+    assert_fails(run(&["restore", &named, "--target", target]), 2, &both);
+    assert_fails(run(&["cat", &named]), 2, &both);
+    assert_fails(run(&["snapshots", "--at", twice]), 2, &both);
+    assert_fails(platform(twice, "restore"), 2, &both);
+    assert_fails(platform(twice, "drill"), 2, &both);
+    assert!(!std::path::Path::new(target).exists());
+    // What it names is taken.
+    for (offset, expected) in [("+02:00", "summer"), ("+01:00", "winter")] {
+        let output = run(&["cat", &format!("db@2025-10-26T02:30:00{offset}")]);
+        assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+    }
+    for (time, expected) in [("2025-10-26T03:00", "winter"), ("2025-10-26", "winter")] {
+        assert_eq!(text(&run(&["cat", &format!("db@{time}")]).stdout), expected, "{time}");
+    }
+    let never = ["was never there", "say 2025-03-30T01:30:00+01:00 or 2025-03-30T03:30:00+02:00"];
+    assert_fails(platform("2025-03-30 02:30", "restore"), 2, &never);
+    assert_fails(run(&["restore", "db@2025-03-30T02:30", "--target", target]), 2, &never);
+}
