@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use cairn::format::ObjectId;
-use cairn::format::set::{BackupSet, Consistency, Status};
+use cairn::format::set::{BackupSet, BaseFacts, Component, Consistency, Facts, PostgresFacts, Status};
+use cairn::orchestrate::platform::aim::archived::choose_with_base;
 use cairn::orchestrate::platform::choose::{Choice, ChooseError, Flaw, Known, Point, Wish, choose};
+use cairn::progress::{Monitor, Notice, Silent};
 use cairn::repo::sets::SetInfo;
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
@@ -121,4 +123,65 @@ proptest! {
             prop_assert!(choice.passed.iter().all(|passed| passed.flaws.iter().any(|flaw| !allow.contains(flaw))));
         }
     }
+}
+
+/// The same, with a base backup that ended at a second.
+fn with_base(number: u8, second: i64, ended: i64, flaws: [bool; 3]) -> Known {
+    let mut known = known(number, second, flaws);
+    let base = BaseFacts {
+        start_lsn: "0/100".to_owned(),
+        stop_lsn: "0/200".to_owned(),
+        ended: Timestamp::from_second(ended).unwrap(),
+        segment_bytes: 16 << 20,
+        archived: true,
+    };
+    let facts = PostgresFacts {
+        method: "base".to_owned(),
+        system_id: "1".to_owned(),
+        timeline: 1,
+        lsn: "0/200".to_owned(),
+        databases: Vec::new(),
+        base: Some(base),
+    };
+    known.info.set.components.push(Component {
+        name: "postgres".to_owned(),
+        status: Status::Complete,
+        parts: Vec::new(),
+        versions: Default::default(),
+        facts: Some(Facts::Postgres(facts)),
+        warnings: Vec::new(),
+        milliseconds: 1,
+    });
+    known
+}
+
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Monitor for Told {
+    fn notice(&self, notice: Notice) {
+        self.0.lock().unwrap().push(notice.message);
+    }
+}
+
+/// A time while the newest set was being made was refused, though an older set leads there; with a window that held it.
+#[test]
+fn a_set_whose_base_backup_had_not_ended_by_the_time_is_passed_over() {
+    let all = [
+        with_base(1, 10, 12, FLAWLESS),
+        with_base(2, 20, 25, FLAWLESS),
+        known(3, 30, FLAWLESS),
+        with_base(4, 40, 45, [false, false, true]),
+    ];
+    for (time, expected, told) in [(25, 20, 0), (24, 10, 1), (29, 20, 0), (31, 20, 1), (20, 10, 1)] {
+        let (monitor, wish) = (Told(Default::default()), wish(at(time), &[]));
+        let time = Timestamp::from_second(time).unwrap();
+        assert_eq!(second(choose_with_base(&all, &wish, time, &monitor)), expected, "{time}");
+        assert_eq!(monitor.0.lock().unwrap().len(), told, "{time}");
+    }
+    let time = |second| Timestamp::from_second(second).unwrap();
+    let unproven = choose_with_base(&all[2..], &wish(at(50), &[]), time(50), &Silent);
+    assert!(matches!(unproven, Err(ChooseError::Flawed { .. })), "{unproven:?}");
+    // With no base backup at all it is for the aim to say so.
+    assert_eq!(second(choose_with_base(&all[2..3], &wish(at(50), &[]), time(50), &Silent)), 30);
+    assert!(choose_with_base(&all, &wish(at(9), &[]), time(9), &Silent).is_err());
 }

@@ -8,7 +8,9 @@ use crate::format::wal::WalName;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::log::Log;
 use crate::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim, cluster};
-use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, Wish, candidates, choose, words};
+use crate::orchestrate::platform::choose::{
+    Choice, ChooseError, Flaw, Known, Passed, Point, Wish, candidates, choose, words,
+};
 use crate::progress::{Monitor, Notice};
 use crate::repo::Repository;
 use crate::repo::wal::{Archive, WalFile};
@@ -16,7 +18,7 @@ use crate::repo::wal::{Archive, WalFile};
 /// Chooses the set whose base backup a recovery begins with, and aims.
 ///
 /// For PostgreSQL alone it may be one that is partial or online: its base backup is whole, and the log makes it one point in
-/// time. For the whole platform it is the one that is chosen by its time.
+/// time. For the whole platform it is the one that is chosen by its time ([`choose_with_base`]).
 pub fn choose_and_aim(
     repository: &Repository,
     known: &[Known],
@@ -26,7 +28,7 @@ pub fn choose_and_aim(
     monitor: &dyn Monitor,
 ) -> Result<(Choice, Aim), OrchestrateError> {
     let (time, timeline) = goal;
-    let set = if alone { None } else { Some(choose(known, wish)?) };
+    let set = if alone { None } else { Some(choose_with_base(known, wish, time, monitor)?) };
     let mut wish = Wish { point: Point::At(time), ..wish.clone() };
     if alone {
         wish.allow.extend([Flaw::Partial, Flaw::Online]);
@@ -64,6 +66,32 @@ pub fn choose_and_aim(
         }
     };
     Ok((choice, aim))
+}
+
+/// Chooses among sets whose base backup had ended by a time: a set stands for the moment at which its capture began, and from
+/// a base backup that was still being made then no recovery can begin. A newer set that is passed over for that is told.
+pub fn choose_with_base(
+    known: &[Known],
+    wish: &Wish<'_>,
+    time: Timestamp,
+    monitor: &dyn Monitor,
+) -> Result<Choice, ChooseError> {
+    let newest = choose(known, wish)?;
+    let able = known.iter().filter(|one| Base::of(one).is_some_and(|base| base.ended <= time));
+    match choose(&able.cloned().collect::<Vec<_>>(), wish) {
+        Ok(choice) => {
+            if choice.info.id != newest.info.id {
+                let subject = format!("backup set {} of {}", newest.info.id.short(), newest.info.set.time);
+                let message =
+                    format!("it is passed over: it has no base backup of PostgreSQL that had ended by {time}");
+                monitor.notice(Notice { subject, message });
+            }
+            Ok(choice)
+        }
+        Err(flawed @ ChooseError::Flawed { .. }) => Err(flawed),
+        // There is none at all: whoever looks for its base backup says so.
+        Err(_) => Ok(newest),
+    }
 }
 
 fn aimed(
