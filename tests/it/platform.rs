@@ -2,6 +2,7 @@
 
 mod aim;
 mod choose;
+mod content;
 mod discover;
 mod metrics;
 mod plan;
