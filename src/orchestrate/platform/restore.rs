@@ -21,7 +21,7 @@ pub mod told;
 pub mod trees;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -45,6 +45,8 @@ use crate::source::SourceError;
 use crate::source::elasticsearch::Client;
 use crate::source::files::keep::Kept;
 use crate::source::files::swap::Swap;
+use crate::source::postgres::wait_until_recovered;
+use crate::source::systemd::Systemd;
 
 /// What becomes of indices that are there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,6 +222,22 @@ pub fn started(scene: &Scene<'_>, stop_step: &str, unit: &str) -> Result<(), Orc
         return Err(error);
     }
     start_units(profile, &[unit.to_owned()], &scene.executor.stop()).map(drop)
+}
+
+/// Waits until a server of PostgreSQL that was started has recovered. One that ends is told at once, with its last words.
+pub fn recovered(scene: &Scene<'_>, place: &Path) -> Result<(), OrchestrateError> {
+    let (settings, systemd) = (&scene.executor.profile.postgres, Systemd::new(&scene.executor.profile.systemd));
+    let (unit, stop) = (&settings.service, scene.executor.stop());
+    let lives = || systemd.state(unit, &stop).map(|state| state.runs());
+    match wait_until_recovered(settings, place, &lives, &stop) {
+        Err(SourceError::Interrupted) => Err(OrchestrateError::Interrupted),
+        Err(error) => {
+            let words = systemd.last_words(unit, &stop);
+            let words = if words.is_empty() { words } else { format!("; its last words:\n{words}") };
+            Err(OrchestrateError::Unfit(format!("{}{words}", chain(&error))))
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Runs a restore. An error is only that it could not begin; then nothing was changed.

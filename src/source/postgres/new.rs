@@ -17,7 +17,7 @@ const MAX_OUTPUT: usize = 64 << 10;
 const LIMIT: Duration = Duration::from_secs(600);
 /// Names that one `cp` is given.
 const AT_ONCE: usize = 500;
-/// How long no process may be seen at work on a cluster before its start counts as failed.
+/// How long a server that was started may not be seen at work on its cluster before its start counts as failed.
 const DOWN: Duration = Duration::from_secs(20);
 /// What of an older cluster's configuration a new one takes over.
 const CONFIGURATION: [&str; 5] = ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf", "conf.d"];
@@ -84,14 +84,16 @@ fn is_meant(works_in: &Path, data: &Path) -> Result<(), SourceError> {
     Err(files::unfit(data, what))
 }
 
-/// Waits for a server that was just started on a cluster to have recovered and to answer. One that nobody works on any
-/// more is not waited for.
+/// Waits for a server that was just started on a cluster to have recovered and to answer. One that was seen at work and
+/// is gone has failed, also if somebody starts it anew. One that was not seen yet may be on its way to the cluster, as long
+/// as `lives` says that whoever has started it still has it.
 pub fn wait_until_recovered(
     settings: &PostgresSettings,
     data: &Path,
+    lives: &dyn Fn() -> Result<bool, SourceError>,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), SourceError> {
-    let mut last_seen = Instant::now();
+    let (begun, mut seen) = (Instant::now(), false);
     loop {
         let answer = Cluster::connect(settings).and_then(|cluster| {
             let row = cluster.one("ask whether it recovers", "SELECT pg_is_in_recovery()")?;
@@ -99,12 +101,19 @@ pub fn wait_until_recovered(
         });
         match answer {
             Ok((false, directory)) => return is_meant(&directory, data),
-            Ok((true, _)) => last_seen = Instant::now(),
-            Err(error @ SourceError::Server { .. }) => match files::is_running(data)? {
-                Some(_) => last_seen = Instant::now(),
-                None if last_seen.elapsed() >= DOWN => return Err(error),
-                None => {}
-            },
+            Ok((true, _)) => seen = true,
+            Err(error @ SourceError::Server { .. }) => {
+                // Asked first: one that begins to work between the two questions is not taken for one that has ended.
+                let begins = !seen && begun.elapsed() < DOWN && lives()?;
+                match files::is_running(data)? {
+                    Some(_) => seen = true,
+                    None if begins => {}
+                    None if seen => {
+                        return Err(files::unfit(data, "the server has ended before it had recovered".to_owned()));
+                    }
+                    None => return Err(error),
+                }
+            }
             Err(error) => return Err(error),
         }
         wait::pause(wait::INTERVAL, stop)?;

@@ -80,7 +80,10 @@ impl ScratchCluster {
         }
         let mut server = Background::start(&scratch.marked(spec, &self.directory), &file("log"))?;
         let what = self.settings.server();
-        server.ready(&what, limit, stop, |enough| wait_until_recovered(&self.settings, &self.data, enough))?;
+        server.ready(&what, limit, stop, |enough| {
+            // Who waits looks at the process itself.
+            wait_until_recovered(&self.settings, &self.data, &|| Ok(true), enough)
+        })?;
         Ok(server)
     }
 

@@ -3,10 +3,15 @@
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use cairn::source::SourceError;
 use cairn::source::files::Patterns;
-use cairn::source::postgres::{BaseBackup, Method, at_rest, compare, complete_base, data_layout, facts, is_running};
+use cairn::source::postgres::{
+    BaseBackup, Method, at_rest, compare, complete_base, data_layout, facts, is_running, wait_until_recovered,
+};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{cluster, never, seed};
 use crate::servers::postgres::{Postgres, directory, installed, version_11};
@@ -163,4 +168,34 @@ fn a_base_backup_whose_session_is_lost_does_not_end_well() {
     let backup = BaseBackup::start(&from.settings, "a test", &never).unwrap();
     from.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cairn'");
     assert!(backup.finish(&never).is_err());
+}
+
+/// It used to be waited for twenty seconds more, and one that did not come up, too.
+#[test]
+fn a_server_that_dies_while_it_recovers_is_told_at_once() {
+    let server = cluster!(Postgres::start());
+    server.down("fast");
+    let (data, settings) = (server.data(), &server.settings);
+    let began = Instant::now();
+    let error = wait_until_recovered(settings, &data, &|| Ok(false), &never).unwrap_err();
+    assert!(matches!(error, SourceError::Server { .. }), "{error}");
+    // A recovery that does not end by itself.
+    std::fs::write(data.join("standby.signal"), "").unwrap();
+    let file = data.join("postgresql.auto.conf");
+    std::fs::write(&file, "hot_standby = off\n").unwrap();
+    server.up();
+    let pid = is_running(&data).unwrap().unwrap();
+    let looks = AtomicUsize::new(0);
+    let error = std::thread::scope(|scope| {
+        let looked = || looks.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+        let waiting = scope.spawn(move || wait_until_recovered(settings, &data, &|| Ok(true), &looked));
+        while looks.load(Ordering::Relaxed) < 5 {
+            assert!(!waiting.is_finished(), "{:?}", waiting.join());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+        waiting.join().unwrap().unwrap_err().to_string()
+    });
+    assert!(error.contains("has ended before it had recovered"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

@@ -18,12 +18,12 @@ use crate::orchestrate::platform::restore::plan::{Draft, Intent, Look, Work, par
 use crate::orchestrate::platform::restore::recovery::{self, Goal};
 use crate::orchestrate::platform::restore::told::Told;
 use crate::orchestrate::platform::restore::trees::{self, TreeSwap};
-use crate::orchestrate::platform::restore::{Back, Scene, started};
+use crate::orchestrate::platform::restore::{Back, Scene, recovered, started};
 use crate::orchestrate::platform::store::Role;
 use crate::source::files::swap::Swap;
 use crate::source::postgres::{
     Cluster, Method, compare, complete_base, contents, copy_cluster, data_layout, facts, is_running, new_cluster,
-    own_log, restore_dump, wait_until_recovered,
+    own_log, restore_dump,
 };
 
 const STAGE: &str = "stage-postgres";
@@ -250,7 +250,7 @@ pub fn load(scene: &Scene<'_>, work: &DumpWork, notes: &Notes<'_>) -> Result<Bac
     let aside = trees::exchange(scene, SWAP, vec![made], &settings.service)?;
     executor.step(LOAD, None, || {
         started(scene, STOP, &settings.service)?;
-        wait_until_recovered(settings, &work.swap.place, &stop)?;
+        recovered(scene, &work.swap.place)?;
         let there = contents(settings)?;
         if !there.is_empty() {
             return Err(OrchestrateError::Unfit(format!("the cluster is not empty: {}", there.join(", "))));
@@ -301,7 +301,6 @@ fn is_archived(scene: &Scene<'_>) -> bool {
 pub fn put_in(scene: &Scene<'_>, work: &ClusterWork, notes: &Notes<'_>) -> Result<Back, OrchestrateError> {
     let executor = scene.executor;
     let settings = &executor.profile.postgres;
-    let stop = executor.stop();
     stop_pattern(&executor, STOP, &settings.service, scene.census, notes)?;
     let place: PathBuf = work.trees[work.data].swap.place.clone();
     at_rest(&place)?;
@@ -310,7 +309,7 @@ pub fn put_in(scene: &Scene<'_>, work: &ClusterWork, notes: &Notes<'_>) -> Resul
         return recovery::replay(scene, goal, &place, STOP).map(|compared| Back { compared, aside });
     }
     started(scene, STOP, &settings.service)?;
-    wait_until_recovered(settings, &place, &stop)?;
+    recovered(scene, &place)?;
     let method = if work.label.is_some() { Method::Base } else { Method::Files };
     let compared = compared(scene, &work.facts, method)?;
     if method == Method::Base && is_archived(scene) {

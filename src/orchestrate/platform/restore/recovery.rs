@@ -27,8 +27,7 @@ use crate::source::postgres::recovery::{
     NOTHING, Recovered, Target, Until, end_recovery, prepare_recovery, put_histories, recovered, restore_command,
     try_fetch,
 };
-use crate::source::postgres::{Method, PostgresSettings, facts, wait_until_recovered};
-use crate::source::systemd::Systemd;
+use crate::source::postgres::{Method, PostgresSettings, facts};
 
 const REPLAY: &str = "replay-postgres";
 const COMPARE: &str = "compare-postgres";
@@ -130,9 +129,11 @@ pub fn replay(
     let stop = executor.stop();
     let aim = &goal.aim;
     executor.step(REPLAY, None, || {
-        let replayed = started(scene, stop_step, &settings.service)
-            .and_then(|()| Ok(wait_until_recovered(settings, place, &stop)?));
-        replayed.map_err(|error| ended_early(scene, error, aim))?;
+        let replayed = started(scene, stop_step, &settings.service).and_then(|()| super::recovered(scene, place));
+        replayed.map_err(|error| match error.is_interrupted() {
+            true => error,
+            false => OrchestrateError::Unfit(format!("PostgreSQL did not reach {}: {}", aim.time, chain(&error))),
+        })?;
         Ok((format!("{} segments", aim.segments), ()))
     })?;
     let seen = executor.step(COMPARE, None, || {
@@ -152,19 +153,9 @@ pub fn settle(scene: &Scene<'_>, place: &Path) -> Result<(), OrchestrateError> {
         end_recovery(settings, place)?;
         stop_units(executor.profile, &unit, &stop)?;
         let seen = start_units(executor.profile, &unit, &stop)?;
-        wait_until_recovered(settings, place, &stop)?;
+        super::recovered(scene, place)?;
         Ok((seen, ()))
     })
-}
-
-fn ended_early(scene: &Scene<'_>, error: OrchestrateError, aim: &Aim) -> OrchestrateError {
-    if error.is_interrupted() {
-        return error;
-    }
-    let profile = scene.executor.profile;
-    let words = Systemd::new(&profile.systemd).last_words(&profile.postgres.service, &scene.executor.stop());
-    let words = if words.is_empty() { String::new() } else { format!("; its last words:\n{words}") };
-    OrchestrateError::Unfit(format!("PostgreSQL did not reach {}: {}{words}", aim.time, chain(&error)))
 }
 
 fn compared(
