@@ -44,7 +44,7 @@ use crate::repo::{Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::elasticsearch::Client;
 use crate::source::files::keep::Kept;
-use crate::source::files::swap::Swap;
+use crate::source::files::swap::{Swap, real};
 use crate::source::postgres::wait_until_recovered;
 use crate::source::systemd::Systemd;
 
@@ -71,10 +71,17 @@ pub struct Options {
     pub requeue: bool,
     /// Where configuration goes: `/`, or a directory beneath which it is looked at first.
     pub target_root: PathBuf,
+    /// Whether nothing of what comes back goes to the platform itself ([`spares_the_platform`]): it works on, unasked.
+    pub elsewhere: bool,
     /// Whether what was moved aside is removed when everything was found equal.
     pub discard_old: bool,
     /// Where PostgreSQL goes after its base backup.
     pub goal: Option<recovery::Goal>,
+}
+
+/// Whether a restore of these components touches nothing of the platform: only configuration has another place.
+pub fn spares_the_platform(target_root: &Path, wanted: &[Component]) -> Result<bool, SourceError> {
+    Ok(wanted == [Component::Config] && real(target_root)? != Path::new("/"))
 }
 
 /// What a restore needs.
@@ -254,6 +261,7 @@ pub fn restore(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
             stuck.extend(run.close(undoing));
             components = restored;
             if stuck.is_empty()
+                && !order.options.elsewhere
                 && let Err(failed) =
                     executor.step("prove-up", None, || Ok((census.prove_up(order.profile, &|| false)?, ())))
                 && !failed.is_interrupted()
@@ -294,10 +302,13 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>) -> Result<(Census, Vec<Re
     let stop = executor.stop();
     let mut units = patterns(order.profile);
     units.extend([order.profile.postgres.service.as_str(), order.profile.neo4j.service.as_str()]);
-    let census = executor.step("census", None, || {
-        let census = Census::take(order.profile, &units, &stop)?;
-        Ok((census.shown(), census))
-    })?;
+    let census = match order.options.elsewhere {
+        true => Census::default(),
+        false => executor.step("census", None, || {
+            let census = Census::take(order.profile, &units, &stop)?;
+            Ok((census.shown(), census))
+        })?,
+    };
     let scene = Scene { executor: *executor, order: *order, census: &census };
     let notes = Notes::new(order.monitor);
     let mut restored = Vec::new();
@@ -315,7 +326,9 @@ fn attempt(order: &Order<'_>, executor: &Executor<'_>) -> Result<(Census, Vec<Re
         let why = restored.iter().map(|one| one.detail.clone()).collect::<Vec<_>>().join("; ");
         return Err(OrchestrateError::Unfit(format!("nothing could be made ready, and nothing was stopped: {why}")));
     }
-    stop_everything(executor, &census, &notes)?;
+    if !order.options.elsewhere {
+        stop_everything(executor, &census, &notes)?;
+    }
     // Configuration first: servers are started with it.
     let (first, others): (Vec<_>, Vec<_>) = ready.into_iter().partition(|intent| intent.component == Component::Config);
     for intent in first {

@@ -78,6 +78,11 @@ impl StateDir {
         Ok(state)
     }
 
+    /// Where a run that touches nothing of the platform has its own lock and journal, beside that of the platform's state.
+    pub fn beneath(platform: &Path) -> PathBuf {
+        platform.join("beneath")
+    }
+
     /// Takes the lock, waiting at most so long for another run.
     pub fn lock(&self, patience: Duration, stop: &dyn Fn() -> bool) -> Result<Lock, OrchestrateError> {
         self.lock_file("lock", patience, stop)

@@ -245,9 +245,13 @@ pub fn available_bytes(path: &Path) -> Result<u64, SourceError> {
 
 /// A path without symbolic links in what exists of it.
 pub fn real(path: &Path) -> Result<PathBuf, SourceError> {
+    let path = &std::path::absolute(path).map_err(SourceError::when("find", path))?;
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let found = fs::canonicalize(there).map_err(SourceError::when("find", there))?;
-    Ok(found.join(path.strip_prefix(there).unwrap_or(Path::new(""))))
+    Ok(match path.strip_prefix(there) {
+        Ok(rest) if rest != Path::new("") => found.join(rest),
+        _ => found,
+    })
 }
 
 /// The device of the file system where a path is, or would be.

@@ -126,7 +126,7 @@ proptest! {
 }
 
 /// The same, with a base backup that ended at a second.
-fn with_base(number: u8, second: i64, ended: i64, flaws: [bool; 3]) -> Known {
+fn with_base(number: u8, second: i64, ended: i64, flaws: [bool; 4]) -> Known {
     let mut known = known(number, second, flaws);
     let base = BaseFacts {
         start_lsn: "0/100".to_owned(),
@@ -170,7 +170,7 @@ fn a_set_whose_base_backup_had_not_ended_by_the_time_is_passed_over() {
         with_base(1, 10, 12, FLAWLESS),
         with_base(2, 20, 25, FLAWLESS),
         known(3, 30, FLAWLESS),
-        with_base(4, 40, 45, [false, false, true]),
+        with_base(4, 40, 45, [false, false, true, false]),
     ];
     for (time, expected, told) in [(25, 20, 0), (24, 10, 1), (29, 20, 0), (31, 20, 1), (20, 10, 1)] {
         let (monitor, wish) = (Told(Default::default()), wish(at(time), &[]));

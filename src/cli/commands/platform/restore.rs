@@ -26,16 +26,22 @@ use crate::orchestrate::platform::choose::{Choice, Flaw, Known, Passed, Point, W
 use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::orchestrate::platform::restore::plan::{Look, RestorePlan, plan};
 use crate::orchestrate::platform::restore::recovery::Goal;
-use crate::orchestrate::platform::restore::{Existing, Options, Order, Outcome, State, restore};
+use crate::orchestrate::platform::restore::{Existing, Options, Order, Outcome, State, restore, spares_the_platform};
+use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::select::parse_time;
 use crate::progress::Notice;
 use crate::repo::sets::SetInfo;
 use crate::repo::{Repository, chain};
+use crate::source::files::absolute_root;
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
-    let profile = profile::load(&args.profile.profile)?;
+    let mut profile = profile::load(&args.profile.profile)?;
     let wanted = wanted(&profile, &args)?;
-    let mut options = options(&args);
+    let mut options = options(&args, &wanted)?;
+    if options.elsewhere {
+        // Neither does it wait for a run on the platform, nor does one wait for it.
+        profile.state.directory = StateDir::beneath(&profile.state.directory);
+    }
     let repository = &open(global, context)?;
     let choice = match goes_to_time(&profile, &args, &wanted)? {
         None => chosen(repository, &profile, &args.point, context)?,
@@ -51,7 +57,8 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     }
     let (state, _lock) = lock(&profile, args.wait, context)?;
     let snapshots = repository.readable_snapshots()?.found;
-    let mark = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
+    // Two that go elsewhere may well be of one second.
+    let mark = Timestamp::now().strftime("%Y%m%d%H%M%S%3f").to_string();
     let stop = || context.monitor.interrupted();
     let look =
         Look { repository, profile: &profile, options: &options, snapshots: &snapshots, mark: &mark, stop: &stop };
@@ -108,20 +115,22 @@ fn wanted(profile: &Profile, args: &RestoreArgs) -> Result<Vec<Component>> {
     }
 }
 
-fn options(args: &RestoreArgs) -> Options {
+fn options(args: &RestoreArgs, wanted: &[Component]) -> Result<Options> {
     let existing = match (&args.rename, args.close_existing) {
         (Some(prefix), _) => Existing::Prefix(prefix.clone()),
         (None, true) => Existing::Close,
         (None, false) => Existing::Refuse,
     };
-    Options {
+    let target_root = absolute_root(&args.target_root)?;
+    Ok(Options {
+        elsewhere: spares_the_platform(&target_root, wanted)?,
         existing,
         new_cluster: args.new_cluster.clone(),
         requeue: args.requeue,
-        target_root: args.target_root.clone(),
+        target_root,
         discard_old: args.discard_old,
         goal: None,
-    }
+    })
 }
 
 /// The time that PostgreSQL goes to by its log, if its log is archived.

@@ -9,18 +9,34 @@ use crate::cli::args::platform::{StateArgs, StopArgs};
 use crate::cli::commands::Context;
 use crate::cli::commands::platform::{lock, profile, undo_first, watch};
 use crate::cli::exit::{Exit, Usage};
+use crate::cli::live::Live;
+use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::backup::{Outcome, failures};
 use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::plan::{Request, plan};
+use crate::orchestrate::platform::profile::Profile;
 use crate::orchestrate::platform::rest::Queues;
 use crate::orchestrate::platform::resume::{self, Resumed, Wanted};
+use crate::orchestrate::platform::state::StateDir;
 
 pub fn resume(args: StateArgs, wanted: Wanted, context: &Context<'_>) -> Result<Exit> {
     let profile = profile::load(&args.profile.profile)?;
     let (state, _lock) = lock(&profile, args.wait, context)?;
     undo_first(context)?;
     let live = watch(context)?;
-    let resumed = resume::resume(&state, &profile, wanted, &live)?;
+    let mut resumed = resume::resume(&state, &profile, wanted, &live)?;
+    if wanted == Wanted::CutOff
+        && let Some(Resumed::Undone(beside)) = beneath(&profile, context, &live)?
+    {
+        resumed = match resumed {
+            Resumed::Undone(mut outcome) => {
+                outcome.steps.extend(beside.steps);
+                outcome.stuck.extend(beside.stuck);
+                Resumed::Undone(outcome)
+            }
+            Resumed::Nothing | Resumed::AtRest => Resumed::Undone(beside),
+        };
+    }
     live.finish("");
     match resumed {
         Resumed::Nothing => {
@@ -33,6 +49,20 @@ pub fn resume(args: StateArgs, wanted: Wanted, context: &Context<'_>) -> Result<
             Ok(Exit::Done)
         }
         Resumed::Undone(outcome) => tell(&outcome, "undone: everything is as it was before the run", context),
+    }
+}
+
+/// What a restore beneath another directory has left, unless one is under way.
+fn beneath(profile: &Profile, context: &Context<'_>, live: &Live) -> Result<Option<Resumed>> {
+    let mut profile = profile.clone();
+    profile.state.directory = StateDir::beneath(&profile.state.directory);
+    if !profile.state.directory.is_dir() {
+        return Ok(None);
+    }
+    match lock(&profile, 0, context) {
+        Ok((state, _lock)) => Ok(Some(resume::resume(&state, &profile, Wanted::CutOff, live)?)),
+        Err(error) if matches!(error.downcast_ref(), Some(OrchestrateError::Busy { .. })) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

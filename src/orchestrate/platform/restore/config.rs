@@ -150,16 +150,25 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
 
 /// Where each root goes. One that the snapshot does not hold was absent when it was made.
 fn places(look: &Look<'_>, info: &SnapshotInfo) -> Result<Vec<Place>, OrchestrateError> {
-    let mut places = Vec::new();
+    let (mut places, beneath) = (Vec::new(), real(&look.options.target_root)?);
     for path in &info.snapshot.paths {
         let root = trees::inner(&trees::path(path)).to_vec();
         let Some(entry) = entry(look.repository, &info.snapshot, &root)? else { continue };
         let place = look.options.target_root.join(OsStr::from_bytes(&root));
         let directory = match entry.node {
-            Node::Directory => place,
+            Node::Directory => place.clone(),
             _ => place.parent().map_or_else(|| look.options.target_root.clone(), Path::to_owned),
         };
-        places.push(Place { root, directory: real(&directory)? });
+        let directory = real(&directory)?;
+        // Were it followed, what was to be looked at first would be in force.
+        if !directory.starts_with(&beneath) {
+            let (place, out) = (escape_path(&place), escape_path(&directory));
+            return Err(OrchestrateError::Unfit(format!(
+                "a link on the way to {place} leads to {out}, which is not beneath {}: name another directory",
+                escape_path(&beneath)
+            )));
+        }
+        places.push(Place { root, directory });
     }
     Ok(places)
 }

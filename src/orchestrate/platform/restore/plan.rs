@@ -213,7 +213,7 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Res
     obstacles.extend(short.map(|room| {
         format!("{} has {} bytes free, and {} are needed", room.path, room.available_bytes, room.needed_bytes)
     }));
-    let run = run(look.profile, &components);
+    let run = run(look, &components);
     let ids: Vec<ObjectId> = choice.info.snapshots().collect();
     let snapshots = look.snapshots.iter().filter(|info| ids.contains(&info.id)).cloned().collect();
     let aim = look.options.goal.as_ref().map(|goal| goal.aim.clone());
@@ -274,24 +274,19 @@ fn room(needs: &[(PathBuf, u64)]) -> Result<Vec<Room>, OrchestrateError> {
     Ok(devices.into_values().collect())
 }
 
-/// The whole run: what each component does while the platform works, rest, what each does then, everything up.
-fn run(profile: &Profile, components: &[Intent]) -> Plan {
+/// The whole run: what each component does while the platform works, rest, what each does then, everything up. What goes
+/// elsewhere needs nothing of the platform.
+fn run(look: &Look<'_>, components: &[Intent]) -> Plan {
+    let profile = look.profile;
     let (before, after): (Vec<_>, Vec<_>) = components
         .iter()
         .flat_map(|intent| intent.steps.iter().cloned())
         .partition(|step| step.id.starts_with("stage-"));
     let names: Vec<Component> = components.iter().map(|intent| intent.component).collect();
-    let mut all = vec![steps::census(profile, &names, Mode::Full)];
-    all.extend(before);
-    all.extend(steps::stopped(profile));
-    all.extend(after);
-    let up = steps::up_again(profile, &names, Mode::Full);
-    if up.is_empty() {
-        // The server that it is about is stopped and started all the same, by the steps of its component.
-        let title = "prove that what ran before runs again".to_owned();
-        all.push(PlannedStep { id: "prove-up".to_owned(), title, ..PlannedStep::default() });
-    }
-    all.extend(up);
+    let all = match look.options.elsewhere {
+        true => before.into_iter().chain(after).collect(),
+        false => around(profile, &names, before, after),
+    };
     Plan {
         profile: profile.name.clone(),
         description: profile.description.clone(),
@@ -303,6 +298,27 @@ fn run(profile: &Profile, components: &[Intent]) -> Plan {
         discovery: Discovery::default(),
         settings: BTreeMap::new(),
     }
+}
+
+/// With the platform at rest in the middle.
+fn around(
+    profile: &Profile,
+    names: &[Component],
+    before: Vec<PlannedStep>,
+    after: Vec<PlannedStep>,
+) -> Vec<PlannedStep> {
+    let mut all = vec![steps::census(profile, names, Mode::Full)];
+    all.extend(before);
+    all.extend(steps::stopped(profile));
+    all.extend(after);
+    let up = steps::up_again(profile, names, Mode::Full);
+    if up.is_empty() {
+        // The server that it is about is stopped and started all the same, by the steps of its component.
+        let title = "prove that what ran before runs again".to_owned();
+        all.push(PlannedStep { id: "prove-up".to_owned(), title, ..PlannedStep::default() });
+    }
+    all.extend(up);
+    all
 }
 
 /// A step of a component.
