@@ -16,6 +16,7 @@ pub mod name;
 pub mod pack;
 pub mod record;
 pub mod set;
+pub mod timeline;
 pub mod tree;
 pub mod wal;
 

@@ -58,4 +58,4 @@ pub use settings::{ArchiveSettings, Method, PostgresSettings};
 pub use spool::Spool;
 pub use table::Table;
 pub use tools::{Tool, tools};
-pub use wal::{PageHeader, WalSource, WalTarget, history, system_id, waiting};
+pub use wal::{PageHeader, WalSource, WalTarget, system_id, waiting};

@@ -160,7 +160,7 @@ fn status(global: &Global, args: StatusArgs, context: &Context<'_>) -> Result<Ex
     });
     context.output.summary(&sentence, object)?;
     if broken > 0 || !catalog.damaged.is_empty() {
-        let what = "the log has gaps, or damaged files: what lies behind cannot be recovered from base backups before \
+        let what = "the log has gaps, or damaged or malformed files: what lies behind cannot be recovered from base backups before \
                     them; make a new base backup now";
         return Err(anyhow::anyhow!(what));
     }
@@ -192,6 +192,9 @@ fn describe(cluster: &ClusterStatus, context: &Context<'_>) -> Result<()> {
     }
     for name in &cluster.missing_histories {
         context.output.line(&format!("  MISSING {name}: where its timeline comes from is not known"))?;
+    }
+    for (name, why) in &cluster.malformed_histories {
+        context.output.line(&format!("  MALFORMED {name}: where its timeline comes from is not known ({why})"))?;
     }
     for base in &cluster.bases {
         let reaches = base.reaches.as_deref().unwrap_or("nothing: its log is not archived");

@@ -18,11 +18,11 @@ use serde::Serialize;
 
 use crate::format::ObjectId;
 use crate::format::set::{Facts, PostgresFacts, Status};
+use crate::format::timeline::{lsn, position};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::log::{Chain, Log, Stop};
 use crate::orchestrate::platform::choose::Known;
 use crate::orchestrate::platform::profile::Component;
-use crate::source::postgres::log::{lsn, position};
 
 /// A base backup that a recovery can begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::format::ObjectId;
+use crate::format::timeline::{Fork, history, lsn};
 use crate::format::wal::{SegmentName, WalName};
 use crate::orchestrate::OrchestrateError;
 use crate::repo::sets::SetInfo;
 use crate::repo::wal::catalog::Catalog;
-use crate::repo::wal::retain::{Base, bases, lsn};
+use crate::repo::wal::retain::{Base, bases};
 use crate::repo::wal::{Archive, WalFile};
-use crate::source::postgres::history;
 
 /// Segments that are missing between others, or before where a timeline goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -85,6 +85,8 @@ pub struct ClusterStatus {
     pub timelines: Vec<TimelineStatus>,
     /// Timelines that others come from, without the file that says where.
     pub missing_histories: Vec<String>,
+    /// Such files that do not say it, each with the reason.
+    pub malformed_histories: BTreeMap<String, String>,
     /// Its base backups, oldest first.
     pub bases: Vec<BaseStatus>,
     /// From when on any moment can be recovered.
@@ -97,7 +99,9 @@ impl ClusterStatus {
     /// Whether something is missing that a recovery may need.
     pub fn is_broken(&self) -> bool {
         let gaps = self.timelines.iter().flat_map(|timeline| &timeline.gaps);
-        gaps.into_iter().any(|gap| gap.matters) || !self.missing_histories.is_empty()
+        gaps.into_iter().any(|gap| gap.matters)
+            || !self.missing_histories.is_empty()
+            || !self.malformed_histories.is_empty()
     }
 }
 
@@ -106,16 +110,22 @@ pub struct Chain {
     size: u64,
     segments: BTreeMap<u32, BTreeMap<u64, Timestamp>>,
     /// Of each timeline with a history: every older one of its past, and where it was left.
-    past: BTreeMap<u32, Vec<(u32, u64)>>,
+    past: BTreeMap<u32, Vec<Fork>>,
     missing_histories: BTreeSet<u32>,
+    malformed_histories: BTreeMap<u32, String>,
 }
 
 impl Chain {
     /// Reads what there is of a cluster. Nothing if it has no segments, or of different lengths.
     pub fn read(archive: &Archive, catalog: &Catalog, system_id: u64) -> Result<Option<Self>, OrchestrateError> {
         let Some(size) = catalog.segment_size(system_id) else { return Ok(None) };
-        let mut chain =
-            Chain { size, segments: BTreeMap::new(), past: BTreeMap::new(), missing_histories: BTreeSet::new() };
+        let mut chain = Chain {
+            size,
+            segments: BTreeMap::new(),
+            past: BTreeMap::new(),
+            missing_histories: BTreeSet::new(),
+            malformed_histories: BTreeMap::new(),
+        };
         for (segment, head) in catalog.segments(system_id) {
             if let Some(position) = segment.position(size) {
                 chain.segments.entry(segment.timeline).or_default().insert(position / size, head.time);
@@ -129,16 +139,20 @@ impl Chain {
                     content.extend_from_slice(block);
                     Ok::<(), OrchestrateError>(())
                 })?;
-                chain.past.insert(timeline, history(&content));
+                match history(timeline, &content) {
+                    Ok(forks) => drop(chain.past.insert(timeline, forks)),
+                    Err(error) => drop(chain.malformed_histories.insert(timeline, error.to_string())),
+                }
             }
         }
+        let is_there = |of: &u32| chain.past.contains_key(of) || chain.malformed_histories.contains_key(of);
         let known = chain.segments.keys().copied().filter(|timeline| *timeline > 1);
-        chain.missing_histories = known.filter(|timeline| !chain.past.contains_key(timeline)).collect();
+        chain.missing_histories = known.filter(|timeline| !is_there(timeline)).collect();
         Ok(Some(chain))
     }
 
     /// Where a timeline comes from.
-    fn parent(&self, timeline: u32) -> Option<(u32, u64)> {
+    fn parent(&self, timeline: u32) -> Option<Fork> {
         self.past.get(&timeline)?.last().copied()
     }
 
@@ -152,7 +166,7 @@ impl Chain {
     fn gaps(&self, timeline: u32) -> Vec<(u64, u64)> {
         let Some(own) = self.segments.get(&timeline) else { return Vec::new() };
         let mut gaps = Vec::new();
-        let mut expected = self.parent(timeline).map(|(_, left)| left / self.size);
+        let mut expected = self.parent(timeline).map(|fork| fork.position / self.size);
         for number in own.keys() {
             if let Some(expected) = expected.filter(|expected| expected < number) {
                 gaps.push((expected, number - 1));
@@ -160,8 +174,8 @@ impl Chain {
             expected = Some(number + 1);
         }
         // The segment in which another timeline begins is that one's.
-        let goes_on = |other: &u32| self.parent(*other).filter(|(parent, _)| *parent == timeline);
-        let left = self.past.keys().filter_map(goes_on).map(|(_, left)| left / self.size).max();
+        let goes_on = |other: &u32| self.parent(*other).filter(|fork| fork.parent == timeline);
+        let left = self.past.keys().filter_map(goes_on).map(|fork| fork.position / self.size).max();
         if let (Some(expected), Some(left)) = (expected, left)
             && expected < left
         {
@@ -172,7 +186,8 @@ impl Chain {
 
     /// The newest timeline whose past holds this position of that timeline.
     pub fn newest_from(&self, timeline: u32, position: u64) -> u32 {
-        let comes_from = |past: &Vec<(u32, u64)>| past.iter().any(|(old, left)| *old == timeline && position <= *left);
+        let comes_from =
+            |past: &Vec<Fork>| past.iter().any(|fork| fork.parent == timeline && position <= fork.position);
         let newest = self.past.iter().rev().find(|(number, past)| **number > timeline && comes_from(past));
         newest.map_or(timeline, |(number, _)| *number)
     }
@@ -180,7 +195,7 @@ impl Chain {
     /// The timeline on which a segment is looked for on the way to `target`.
     fn timeline_of(&self, target: u32, number: u64) -> u32 {
         let past = self.past.get(&target).map(Vec::as_slice).unwrap_or_default();
-        past.iter().find(|(_, left)| number < left / self.size).map_or(target, |(old, _)| *old)
+        past.iter().find(|fork| number < fork.position / self.size).map_or(target, |fork| fork.parent)
     }
 
     /// Follows the log from a position to the end of the `target` timeline: the last segment that can be reached, and the
@@ -232,6 +247,7 @@ fn cluster(
         stored_bytes,
         timelines: Vec::new(),
         missing_histories: Vec::new(),
+        malformed_histories: BTreeMap::new(),
         bases: Vec::new(),
         oldest_restorable: None,
         newest_restorable: None,
@@ -241,6 +257,9 @@ fn cluster(
     status.timelines = chain.segments.keys().filter_map(|timeline| timeline_status(&chain, *timeline, floor)).collect();
     status.missing_histories =
         chain.missing_histories.iter().map(|timeline| WalName::History(*timeline).to_string()).collect();
+    let malformed = chain.malformed_histories.iter();
+    status.malformed_histories =
+        malformed.map(|(timeline, why)| (WalName::History(*timeline).to_string(), why.clone())).collect();
     status.bases = bases.iter().map(|base| base_status(&chain, base)).collect();
     // A base backup whose log has a gap leads to the gap only, and one without any log nowhere.
     let usable = bases.iter().zip(&status.bases).filter(|(_, base)| base.reaches.is_some());
@@ -260,7 +279,7 @@ fn timeline_status(chain: &Chain, timeline: u32, floor: Option<u64>) -> Option<T
     };
     Some(TimelineStatus {
         timeline,
-        parent: chain.parent(timeline).map(|(parent, left)| (parent, lsn(left))),
+        parent: chain.parent(timeline).map(|fork| (fork.parent, lsn(fork.position))),
         oldest: chain.name(timeline, *oldest).to_string(),
         newest: chain.name(timeline, *newest).to_string(),
         segments: own.len() as u64,

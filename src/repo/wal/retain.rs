@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::backend::{list_all, remove_if_there};
 use crate::format::set::{Component, Facts, PostgresFacts};
+use crate::format::timeline::{lsn, position};
 use crate::format::wal::{SegmentName, WalHead, WalName};
 use crate::format::{Kind, ObjectId};
 use crate::progress::{Monitor, Notice};
@@ -103,18 +104,6 @@ fn unclear(info: &SetInfo, facts: &PostgresFacts) -> RepoError {
         facts.lsn
     );
     RepoError::Refused { why }
-}
-
-/// `0/1A2B3C4` as a number.
-pub fn position(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    let part = |text| u32::from_str_radix(text, 16).ok();
-    Some(u64::from(part(high)?) << 32 | u64::from(part(low)?))
-}
-
-/// A position as PostgreSQL writes it.
-pub fn lsn(position: u64) -> String {
-    format!("{:X}/{:X}", position >> 32, position & 0xFFFF_FFFF)
 }
 
 /// From which position on each cluster's log is needed, for those that have a base backup which is there. `present` are

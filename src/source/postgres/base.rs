@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::format::set::{BaseFacts, PostgresFacts};
+use crate::format::timeline::{lsn, position};
 use crate::source::SourceError;
 use crate::source::command::Account;
 use crate::source::postgres::cluster::Cluster;
 use crate::source::postgres::counts;
 use crate::source::postgres::files::{self, Layout, escaped, unfit};
-use crate::source::postgres::log::{lsn, position};
 use crate::source::postgres::{Method, PostgresSettings};
 use crate::source::scratch::owned_directory;
 use crate::source::wait;
@@ -261,16 +261,13 @@ fn segments(timeline: &str, start: u64, end: u64, size: u64) -> Option<Vec<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::{lsn, position, segments};
+    use super::segments;
 
     #[test]
     fn segments_are_named_as_the_server_does() {
-        assert_eq!(position("1/FF000028"), Some(0x1_FF00_0028));
-        assert_eq!(lsn(0x1_FF00_0028), "1/FF000028");
         let names = segments("00000002", 0x1_FE00_0028, 0x2_0100_0000, 16 << 20).unwrap_or_default();
         assert_eq!(names, ["0000000200000001000000FE", "0000000200000001000000FF", "000000020000000200000000"]);
         assert_eq!(segments("0000000g", 0, 1, 16 << 20), None);
         assert_eq!(segments("00000001", 0, u64::MAX, 1 << 20), None);
-        assert_eq!(position("nothing"), None);
     }
 }

@@ -39,18 +39,6 @@ pub struct End {
     pub lsn: u64,
 }
 
-/// A position, as PostgreSQL writes it (`0/1A2B3C4`), as a number.
-pub fn position(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    let part = |text: &str| u32::from_str_radix(text, 16).ok().filter(|_| text.len() <= 8);
-    Some(u64::from(part(high)?) << 32 | u64::from(part(low)?))
-}
-
-/// A position as PostgreSQL writes it.
-pub fn lsn(position: u64) -> String {
-    format!("{:X}/{:X}", position >> 32, position & 0xFFFF_FFFF)
-}
-
 /// A position just after a page's header means the same as the page's beginning: nothing lies between.
 pub fn without_header(position: u64, segment_size: u64) -> u64 {
     let header = if position % segment_size < PAGE { LONG } else { SHORT };

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::format::timeline::{Fork, history};
 use crate::source::SourceError;
 use crate::source::command::{Account, CommandSpec};
 use crate::source::postgres::base::written;
 use crate::source::postgres::files::{self, unfit};
-use crate::source::postgres::log::position;
 use crate::source::postgres::{Cluster, PostgresSettings};
 
 const SETTINGS: &str = "postgresql.auto.conf";
@@ -85,32 +85,6 @@ pub struct Recovered {
     pub position: u64,
     /// When the last transaction ended that was replayed.
     pub last: Option<Timestamp>,
-}
-
-/// A timeline that another began from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fork {
-    /// The one that was left.
-    pub parent: u32,
-    /// Where.
-    pub position: u64,
-}
-
-/// Reads the history of a timeline: what it began from, the oldest first. Lines that mean nothing are errors.
-pub fn history(content: &[u8]) -> Option<Vec<Fork>> {
-    let mut forks: Vec<Fork> = Vec::new();
-    for line in std::str::from_utf8(content).ok()?.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let mut fields = line.split_whitespace();
-        let fork = Fork { parent: fields.next()?.parse().ok()?, position: position(fields.next()?)? };
-        if forks.last().is_some_and(|last| last.parent >= fork.parent || last.position > fork.position) {
-            return None;
-        }
-        forks.push(fork);
-    }
-    Some(forks)
 }
 
 /// A command for the server's shell from a program and its arguments; the server puts the wanted file's name and place
@@ -244,7 +218,7 @@ pub fn recovered(settings: &PostgresSettings, data: &Path) -> Result<Recovered, 
     let path = data.join("pg_wal").join(format!("{:08X}.history", at.timeline));
     let content = small(&path, MAX_HISTORY)?
         .ok_or_else(|| unfit(&path, "it is not there, so no recovery has begun this timeline".to_owned()))?;
-    let forks = history(&content).ok_or_else(|| unfit(&path, "it is no history of a timeline".to_owned()))?;
+    let forks = history(at.timeline, &content).map_err(|error| unfit(&path, error.to_string()))?;
     let Fork { parent, position } = *forks.last().ok_or_else(|| unfit(&path, "it is empty".to_owned()))?;
     Ok(Recovered { system_id: at.system_id, timeline: at.timeline, parent, position, last })
 }
@@ -296,7 +270,7 @@ fn flush(data: &Path) -> Result<(), SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fork, MARK, history, line, restore_command, without_ours};
+    use super::{MARK, line, restore_command, without_ours};
 
     #[test]
     fn a_command_is_quoted_for_the_shell_and_for_the_file_of_settings() {
@@ -308,12 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn histories_are_read_and_settings_of_others_stay() {
-        let text = "1\t0/3000158\tbefore 2026-11-26 07:12:13.5+00\n\n# a comment\n2\t0/5000000\tno recovery target\n";
-        let forks = [Fork { parent: 1, position: 0x300_0158 }, Fork { parent: 2, position: 0x500_0000 }];
-        assert_eq!(history(text.as_bytes()), Some(forks.to_vec()));
-        assert_eq!(history(b"2\t0/1\n1\t0/2\n"), None);
-        assert_eq!(history(b"x"), None);
+    fn settings_of_others_stay() {
         assert_eq!(without_ours(format!("a = 'b'\n{MARK}\nc").as_bytes()), b"a = 'b'\n");
         assert_eq!(without_ours(b"a = 'b'\n"), b"a = 'b'\n");
     }

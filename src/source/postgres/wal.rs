@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 use super::files::unfit;
-use crate::format::wal::{MAX_SMALL, WalName};
+use crate::format::wal::WalName;
 use crate::source::SourceError;
 
 /// The flag of a page's header that is followed by the cluster's identifier.
@@ -216,17 +216,4 @@ pub(super) fn flushed(path: &Path) -> Result<(), SourceError> {
     let directory = directory_of(path);
     let flushed = File::open(directory).and_then(|directory| directory.sync_all());
     flushed.map_err(SourceError::when("flush", directory))
-}
-
-/// A history file's lines: each timeline that came before, and where it was left.
-pub fn history(content: &[u8]) -> Vec<(u32, u64)> {
-    let text = String::from_utf8_lossy(&content[..content.len().min(MAX_SMALL as usize)]);
-    let line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let timeline = words.next()?.parse().ok()?;
-        let (high, low) = words.next()?.split_once('/')?;
-        let part = |digits| u32::from_str_radix(digits, 16).ok();
-        Some((timeline, u64::from(part(high)?) << 32 | u64::from(part(low)?)))
-    };
-    text.lines().filter_map(line).collect()
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn::format::ObjectId;
+use cairn::format::timeline::lsn;
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::platform::aim::log::{Log, name};
 use cairn::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim};
-use cairn::source::postgres::log::{LogReader, lsn, without_header};
+use cairn::source::postgres::log::{LogReader, without_header};
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 

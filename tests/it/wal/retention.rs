@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cairn::backend::Backend;
 use cairn::format::set::{BackupSet, Component, Consistency, Facts, Part, PostgresFacts, Status};
+use cairn::format::timeline::lsn;
 use cairn::format::wal::{SegmentName, WalName};
 use cairn::format::{Kind, ObjectId};
 use cairn::progress::Silent;
@@ -14,7 +15,6 @@ use cairn::repo::Repository;
 use cairn::repo::forget::Removals;
 use cairn::repo::gc::{self, GcOptions};
 use cairn::repo::lease::Held;
-use cairn::repo::wal::retain::lsn;
 use cairn::repo::wal::{Archive, WalFile};
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_oneof, proptest};

@@ -106,6 +106,23 @@ fn a_timeline_without_its_history_is_named() {
 }
 
 #[test]
+fn a_history_that_cannot_be_understood_is_named_and_followed_nowhere() {
+    let (_, _, archive) = made();
+    log(&archive, 1, 1..=5);
+    log(&archive, 2, 6..=8);
+    // One line of it means something, the other does not.
+    history(&archive, 2, "1\t0/6000A0\tno recovery target specified\nno line\n");
+    let broken = state(&archive, &[base(1, "0/200028")]);
+    assert!(broken.is_broken() && broken.missing_histories.is_empty(), "{broken:?}");
+    let (name_of, why) = broken.malformed_histories.first_key_value().unwrap();
+    assert!(name_of == "00000002.history" && why.contains("line 2"), "{name_of}: {why}");
+    assert_eq!((broken.timelines[1].parent.clone(), broken.bases[0].reaches.clone()), (None, Some(name(1, 5))));
+    // Also where nothing of its timeline is archived yet.
+    history(&archive, 3, "3\t0/6000A0\tit began from itself\n");
+    assert_eq!(state(&archive, &[]).malformed_histories.len(), 2);
+}
+
+#[test]
 fn hostile_histories_do_not_keep_anybody_busy() {
     let (_, _, archive) = made();
     log(&archive, 2, 1..=2);

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::format::timeline::{Fork, history};
 use crate::orchestrate::OrchestrateError;
+use crate::repo::chain;
 use crate::source::postgres::log::{End, LogReader};
-use crate::source::postgres::recovery::{Fork, history};
 
 /// So many segments without the end of a transaction are looked through backwards; an idle server archives such ones.
 const MAX_IDLE: usize = 4096;
@@ -83,14 +84,14 @@ impl<'a> Log<'a> {
             } else if let Some(timeline) = name.strip_suffix(".history").and_then(hex) {
                 let forks = match fetch(&name) {
                     Err(error) if error.is_interrupted() => return Err(error),
-                    read => read.ok().and_then(|content| history(&content)),
+                    read => read.map_err(|error| chain(&error)),
                 };
+                let forks = forks.and_then(|content| history(timeline, &content).map_err(|error| error.to_string()));
                 // Without one, nothing of other timelines is on the way of this one; they can be followed all the same.
-                let Some(forks) = forks.filter(|forks| forks.last().is_some_and(|last| last.parent < timeline)) else {
-                    tracing::warn!("the archived {name} does not say what its timeline began from");
-                    continue;
-                };
-                histories.insert(timeline, (time, forks));
+                match forks {
+                    Ok(forks) => drop(histories.insert(timeline, (time, forks))),
+                    Err(why) => tracing::warn!("the archived {name} does not say what its timeline began from: {why}"),
+                }
             }
         }
         Ok(Log { segment_bytes, segments, histories, fetch, lasts: RefCell::default() })

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::format::set::PostgresFacts;
+use crate::format::timeline::{lsn, position};
 use crate::format::wal::WalName;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::Aim;
@@ -22,7 +23,7 @@ use crate::orchestrate::platform::restore::{Scene, started};
 use crate::orchestrate::platform::services::{start_units, stop_units};
 use crate::repo::chain;
 use crate::repo::wal::Archive;
-use crate::source::postgres::log::{lsn, position, without_header};
+use crate::source::postgres::log::without_header;
 use crate::source::postgres::recovery::{
     NOTHING, Recovered, Target, Until, end_recovery, prepare_recovery, put_histories, recovered, restore_command,
     try_fetch,
