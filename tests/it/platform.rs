@@ -8,4 +8,5 @@ mod metrics;
 mod plan;
 mod preflight;
 mod profile;
+mod restore;
 mod run;

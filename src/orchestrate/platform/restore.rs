@@ -39,7 +39,7 @@ use crate::orchestrate::platform::run::Run;
 use crate::orchestrate::platform::services::{Census, start_units};
 use crate::orchestrate::platform::state::StateDir;
 use crate::orchestrate::platform::undo::undo;
-use crate::progress::Monitor;
+use crate::progress::{Monitor, Notice};
 use crate::repo::{Repository, SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::elasticsearch::Client;
@@ -270,7 +270,13 @@ pub fn restore(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
             }
             stuck.extend(run.keep_changes().err());
             if order.options.discard_old && stuck.is_empty() {
-                discard(order, &mut components);
+                match may_discard(&components) {
+                    true => discard(order, &mut components),
+                    false => order.monitor.notice(Notice {
+                        subject: "--discard-old".to_owned(),
+                        message: "what was moved aside stays, since not everything was found equal".to_owned(),
+                    }),
+                }
             }
         }
         Err(failed) => {
@@ -283,9 +289,14 @@ pub fn restore(order: &Order<'_>) -> Result<Outcome, OrchestrateError> {
     Ok(Outcome { components, error, stuck, steps })
 }
 
-/// Removes what was replaced by what was found equal. That it cannot be removed is no failure of the restore.
+/// Whether what was replaced may go: everything was found equal. Else somebody may want the platform as it was, whole.
+pub fn may_discard(components: &[Restored]) -> bool {
+    components.iter().all(|one| one.state == State::Restored)
+}
+
+/// Removes what was replaced. That it cannot be removed is no failure of the restore.
 fn discard(order: &Order<'_>, components: &mut [Restored]) {
-    for one in components.iter_mut().filter(|one| one.state == State::Restored) {
+    for one in components {
         let (mut left, mut notes) = (Vec::new(), Vec::new());
         for old in std::mem::take(&mut one.aside) {
             if let Err(error) = old.discard(order.profile) {

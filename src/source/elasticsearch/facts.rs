@@ -144,6 +144,14 @@ pub fn compare(recorded: &ElasticsearchFacts, found: &ElasticsearchFacts) -> Vec
     compare_documents(&recorded.documents, &found.documents)
 }
 
+/// The indices of a snapshot of which nothing was recorded, since they were closed, say. They can neither be compared nor be
+/// taken for absent; in words.
+pub fn not_recorded(snapshot: &Snapshot, recorded: &BTreeMap<String, u64>) -> Vec<String> {
+    let left = snapshot.indices.iter().filter(|index| !recorded.contains_key(*index));
+    left.map(|index| format!("the index {index} is in the snapshot too, and was not counted when it was made"))
+        .collect()
+}
+
 /// How the documents of indices differ from what was recorded.
 pub fn compare_documents(recorded: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<String> {
     let mut differences = Vec::new();

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use cairn::source::SourceError;
-use cairn::source::elasticsearch::facts::compare_documents;
+use cairn::source::elasticsearch::facts::{compare_documents, not_recorded};
 use cairn::source::elasticsearch::location::{LocationState, location_state, problems};
 use cairn::source::elasticsearch::settings_file::{allow, configure_path_repo, path_repo, undo};
 use cairn::source::elasticsearch::snapshot::{Snapshot, is_ours, surplus};
@@ -304,4 +304,15 @@ fn settings_have_the_platforms_defaults_and_refuse_unknown_names() {
     assert_eq!(settings.url, "http://localhost:9200");
     assert_eq!(settings.location, Path::new(PLACE));
     assert!(toml::from_str::<ElasticsearchSettings>("pasword-file = \"/x\"\n").is_err());
+}
+
+#[test]
+fn an_index_that_was_not_counted_is_not_taken_for_absent() {
+    let mut snapshot = snapshot("one", "SUCCESS", 1);
+    snapshot.indices = vec!["closed".to_owned(), "open".to_owned()];
+    let recorded = BTreeMap::from([("open".to_owned(), 3)]);
+    let left = not_recorded(&snapshot, &recorded);
+    assert!(left.len() == 1 && left[0].contains("the index closed"), "{left:?}");
+    snapshot.indices.remove(0);
+    assert!(not_recorded(&snapshot, &recorded).is_empty());
 }

@@ -79,7 +79,7 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
 }
 
 fn seen(facts: &RedisFacts, how: &str) -> String {
-    let elements: u64 = facts.queues.values().chain(facts.purged.values()).sum();
+    let elements = facts.queues.values().chain(facts.purged.values()).copied().fold(0, u64::saturating_add);
     format!("{elements} elements of {} queues {how}, as recorded", facts.queues.len())
 }
 

@@ -22,7 +22,7 @@ use crate::orchestrate::platform::undo::undo;
 use crate::progress::{Monitor, Phase, StepWork};
 use crate::source::SourceError;
 use crate::source::elasticsearch::client::Level;
-use crate::source::elasticsearch::facts::compare_documents;
+use crate::source::elasticsearch::facts::{compare_documents, not_recorded};
 use crate::source::elasticsearch::location::create_location;
 use crate::source::elasticsearch::repository::{Access, RESTORE_PREFIX};
 use crate::source::elasticsearch::restore::{Rename, Request};
@@ -137,14 +137,14 @@ pub fn stage(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<(
     })
 }
 
-/// Restores the indices and counts their documents.
+/// Restores the indices that were counted when they were captured, and counts their documents.
 pub fn put_in(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<Back, OrchestrateError> {
     let replaced = match work.existing {
         Existing::Close => work.there.clone(),
         _ => Vec::new(),
     };
     if replaced.is_empty() {
-        return Ok(Back { compared: Some(indices_in(scene, work, &replaced, notes)?), aside: Vec::new() });
+        return Ok(Back { compared: indices_in(scene, work, &replaced, notes)?, aside: Vec::new() });
     }
     save(scene, work, &replaced)?;
     let compared = indices_in(scene, work, &replaced, notes).inspect_err(|_| {
@@ -152,7 +152,7 @@ pub fn put_in(scene: &Scene<'_>, work: &IndexWork, notes: &Notes<'_>) -> Result<
         notes.tell("elasticsearch", format!("what was there is also {}", settings.snapshot_that_stays(&work.aside)));
     })?;
     let aside = vec![Old::Indices { indices: replaced, snapshot: work.aside.clone() }];
-    Ok(Back { compared: Some(compared), aside })
+    Ok(Back { compared, aside })
 }
 
 fn indices_in(
@@ -160,11 +160,13 @@ fn indices_in(
     work: &IndexWork,
     replaced: &[String],
     notes: &Notes<'_>,
-) -> Result<String, OrchestrateError> {
+) -> Result<Option<String>, OrchestrateError> {
     let executor = scene.executor;
     let settings = &executor.profile.elasticsearch;
     let stop = executor.stop();
     let client = Client::new(&work.from)?;
+    let found = client.find_snapshot(&work.facts.snapshot)?;
+    let left = found.map(|found| not_recorded(&found, &work.facts.documents)).unwrap_or_default();
     let indices: Vec<String> = work.facts.documents.keys().cloned().collect();
     let made = indices.iter().map(|index| work.name(index)).filter(|name| !replaced.contains(name)).collect();
     let snapshot = (!replaced.is_empty()).then(|| work.aside.clone());
@@ -199,12 +201,21 @@ fn indices_in(
         if !differences.is_empty() {
             return Err(OrchestrateError::Unfit(differences.join("; ")));
         }
-        let seen = format!("{} indices with {} documents, as recorded", found.len(), found.values().sum::<u64>());
+        let documents = found.values().copied().fold(0, u64::saturating_add);
+        let seen = format!("{} indices with {documents} documents, as recorded", found.len());
         Ok((seen.clone(), seen))
     })?;
     // What it was restored from is not needed any more. What fails is tried again at the end of the run.
     executor.run.undo_step(STAGE, &mut |due| undo(executor.profile, due));
-    Ok(compared)
+    // Never silently: whoever misses one finds it in the set, by hand.
+    for index in &left {
+        notes
+            .tell("elasticsearch", format!("{index}: it was NOT restored; the set's snapshot repository still has it"));
+    }
+    if !left.is_empty() {
+        notes.tell("elasticsearch", format!("the others are equal: {compared}"));
+    }
+    Ok(left.is_empty().then_some(compared))
 }
 
 /// Takes a snapshot of what is there, in the platform's own repository.
