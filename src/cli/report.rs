@@ -6,6 +6,7 @@
 
 pub mod drilled;
 mod facts;
+mod proofs;
 pub mod restored;
 pub mod terminal;
 pub mod unpublished;
@@ -15,6 +16,7 @@ use std::fmt::Write;
 use crate::cli::render::{bytes, clock, time};
 use crate::format::ObjectId;
 use crate::format::set::{BackupSet, Component, Consistency, Status, StepRecord};
+use crate::repo::proven::SetProof;
 
 const STYLE: &str = include_str!("report/style.css");
 
@@ -59,17 +61,18 @@ pub fn duration(milliseconds: u64) -> String {
     }
 }
 
-/// The page of a set.
-pub fn html(id: &ObjectId, set: &BackupSet) -> String {
+/// The page of a set, with what drills have found of it.
+pub fn html(id: &ObjectId, set: &BackupSet, proof: Option<&SetProof>) -> String {
     let mut page = Page::default();
     let title = format!("Backup set {} of {}", id.short(), set.profile);
     begin(&mut page, &title);
-    head(&mut page, &title, id, set);
+    head(&mut page, &title, id, (set, proof));
     warnings(&mut page, set);
     components(&mut page, set);
     for component in &set.components {
         facts::write(&mut page, component);
     }
+    proofs::write(&mut page, set, proof);
     steps(&mut page, &set.steps);
     end(&mut page, &set.program, &id.short(), "makes this page again");
     page.html
@@ -98,7 +101,7 @@ fn end(page: &mut Page, program: &str, set: &str, what: &str) {
     page.raw(".</footer>\n</body>\n</html>\n");
 }
 
-fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
+fn head(page: &mut Page, title: &str, id: &ObjectId, (set, proof): (&BackupSet, Option<&SetProof>)) {
     page.raw("<header>\n");
     page.element("h1", title);
     page.raw(&format!("<p><span class=\"state {0}\">{0}</span>, ", status(set.status)));
@@ -115,6 +118,7 @@ fn head(page: &mut Page, title: &str, id: &ObjectId, set: &BackupSet) {
         ("Added to the repository", bytes(stored)),
         ("Saved to added", ratio(saved, stored)),
         ("Lasted", duration(lasted(set))),
+        ("Proven by drills", proofs::since(proof)),
     ];
     figures(page, &values);
     page.raw("</header>\n");
@@ -273,6 +277,8 @@ impl Page {
         self.raw("<tr>");
         for (column, value) in cells {
             let class = match *column {
+                // Where each cell has its name, one without a value would say nothing.
+                _ if value.is_empty() => "empty".to_owned(),
                 "State" => format!("state {}", word(value)),
                 name if name.starts_with('#') => "number".to_owned(),
                 _ => String::new(),

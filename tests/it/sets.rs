@@ -130,7 +130,7 @@ fn figures_that_no_number_holds_together_were_a_panic() {
         (part.bytes, part.stored_bytes) = (u64::MAX, u64::MAX - 1);
     }
     assert_eq!((set.bytes(), set.components[0].stored_bytes()), (u64::MAX, u64::MAX));
-    assert!(cairn::cli::report::html(&ObjectId::from_bytes([2; 32]), &set).contains("PiB"));
+    assert!(cairn::cli::report::html(&ObjectId::from_bytes([2; 32]), &set, None).contains("PiB"));
 }
 
 #[test]

@@ -73,6 +73,17 @@ pub struct ProfileArg {
     pub profile: OsString,
 }
 
+/// Which of its components are meant.
+#[derive(Args, Clone, Debug)]
+pub struct ComponentsArgs {
+    /// Only these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub only: Vec<Component>,
+    /// Not these components, separated by commas
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
+    pub skip: Vec<Component>,
+}
+
 /// What is captured of it, and how.
 #[derive(Args, Clone, Debug)]
 pub struct SelectionArgs {
@@ -82,12 +93,8 @@ pub struct SelectionArgs {
     /// With --online: Neo4j alone may be stopped for a short time, or it is left out
     #[arg(long, requires = "online")]
     pub allow_neo4j_stop: bool,
-    /// Only these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub only: Vec<Component>,
-    /// Not these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub skip: Vec<Component>,
+    #[command(flatten)]
+    pub components: ComponentsArgs,
 }
 
 #[derive(Args, Debug)]
@@ -153,7 +160,7 @@ pub struct PointArgs {
     /// Sets of this machine
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
-    /// Take also a set that is partial, online or unverified; may be given more than once
+    /// Take also a set that is partial, online, unverified or different; may be given more than once
     #[arg(long, value_name = "FLAW", value_delimiter = ',', value_parser = flaw())]
     pub allow: Vec<Flaw>,
 }
@@ -164,12 +171,8 @@ pub struct RestoreArgs {
     pub profile: ProfileArg,
     #[command(flatten)]
     pub point: PointArgs,
-    /// Only these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub only: Vec<Component>,
-    /// Not these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub skip: Vec<Component>,
+    #[command(flatten)]
+    pub components: ComponentsArgs,
     /// Where PostgreSQL goes to --at TIME by its archived log: along this timeline, if the time lies on several
     #[arg(long, value_name = "N", requires = "at")]
     pub timeline: Option<u32>,
@@ -214,12 +217,8 @@ pub struct DrillArgs {
     pub profile: ProfileArg,
     #[command(flatten)]
     pub point: PointArgs,
-    /// Only these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub only: Vec<Component>,
-    /// Not these components, separated by commas
-    #[arg(long, value_name = "COMPONENT", value_delimiter = ',', value_parser = component())]
-    pub skip: Vec<Component>,
+    #[command(flatten)]
+    pub components: ComponentsArgs,
     /// Only show the plan
     #[arg(long)]
     pub dry_run: bool,

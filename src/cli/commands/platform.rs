@@ -19,14 +19,14 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::cli::args::Global;
-use crate::cli::args::platform::{PlatformCommand, ProfileArg, SelectionArgs};
+use crate::cli::args::platform::{ComponentsArgs, PlatformCommand, ProfileArg, SelectionArgs};
 use crate::cli::commands::Context;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, Usage};
 use crate::cli::live::Live;
 use crate::cli::systemd::Notify;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::plan::{Mode, Request};
-use crate::orchestrate::platform::profile::Profile;
+use crate::orchestrate::platform::profile::{Component, Profile};
 use crate::orchestrate::platform::resume::Wanted;
 use crate::orchestrate::platform::state::{Lock, StateDir};
 
@@ -76,6 +76,20 @@ fn lock(profile: &Profile, wait: u64, context: &Context<'_>) -> Result<(StateDir
 fn asked(profile: &ProfileArg, selection: SelectionArgs) -> Result<(Profile, Request)> {
     let profile = profile::load(&profile.profile)?;
     let mode = if selection.online { Mode::Online } else { Mode::Full };
-    let SelectionArgs { only, skip, allow_neo4j_stop: neo4j_may_stop, online: _ } = selection;
+    let SelectionArgs { components: ComponentsArgs { only, skip }, allow_neo4j_stop: neo4j_may_stop, online: _ } =
+        selection;
     Ok((profile, Request { mode, only, skip, neo4j_may_stop }))
+}
+
+/// The components of the profile that are asked for; at least one.
+fn wanted(profile: &Profile, args: &ComponentsArgs) -> Result<Vec<Component>> {
+    let is_wanted = |one: &Component| (args.only.is_empty() || args.only.contains(one)) && !args.skip.contains(one);
+    let wanted: Vec<Component> = profile.components.iter().copied().filter(is_wanted).collect();
+    if let Some(absent) = args.only.iter().find(|one| !wanted.contains(one)) {
+        return Err(Usage(format!("{} is not in the profile, or was left out", absent.name())).into());
+    }
+    match wanted.is_empty() {
+        true => Err(Usage("no component is left: all of the profile's are in --skip".to_owned()).into()),
+        false => Ok(wanted),
+    }
 }

@@ -72,21 +72,21 @@ impl Drill<'_> {
 pub fn html(drill: &Drill<'_>) -> String {
     let (plan, (word, sentence)) = (drill.plan, drill.told());
     let mut page = Page::default();
-    let title = format!("Drill of backup set {}", plan.set.short());
+    let title = format!("Drill of backup set {}", plan.choice.set.short());
     begin(&mut page, &title);
     page.raw("<header>\n");
     page.element("h1", &title);
     page.raw(&format!("<p><span class=\"state {word}\">{word}</span>, "));
     page.text(sentence);
     page.raw("</p>\n<p class=\"soft id\">");
-    page.text(&plan.set.to_string());
+    page.text(&plan.choice.set.to_string());
     page.raw("</p>\n");
     let mut values = vec![
-        ("Point in time", time(plan.time)),
-        ("Of the machine", plan.host.clone()),
+        ("Point in time", time(plan.choice.time)),
+        ("Of the machine", plan.choice.host.clone()),
         ("On the machine", drill.host.to_owned()),
         ("Began", time(drill.began)),
-        ("Proven before", plan.proven.map_or_else(|| "never".to_owned(), time)),
+        ("Proven before", plan.choice.proven.map_or_else(|| "never".to_owned(), time)),
     ];
     if let Some(exit) = drill.exit {
         let sum = |of: fn(&Drilled) -> u64| drill.components().iter().map(of).fold(0, u64::saturating_add);
@@ -113,11 +113,11 @@ pub fn html(drill: &Drill<'_>) -> String {
     list(&mut page, "To be known", &of(|one| &one.notes));
     let left_out = plan.left_out.iter().map(|(component, why)| format!("{}: {why}", component.name()));
     list(&mut page, "Left out", &Vec::from_iter(left_out));
-    let passed = plan.passed.iter();
+    let passed = plan.choice.passed.iter();
     let passed = passed.map(|one| format!("{} of {}: it is {}", one.id.short(), time(one.time), words(&one.flaws)));
     list(&mut page, "Sets that were passed over", &Vec::from_iter(passed));
     steps(&mut page, drill.outcome.map(|outcome| outcome.steps.as_slice()).unwrap_or_default());
-    end(&mut page, concat!("cairn ", env!("CARGO_PKG_VERSION")), &plan.set.short(), "tells of the set itself");
+    end(&mut page, concat!("cairn ", env!("CARGO_PKG_VERSION")), &plan.choice.set.short(), "tells of the set itself");
     page.html
 }
 

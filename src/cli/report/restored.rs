@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Page, begin, clock, duration, end, figures, list, steps};
+use super::{Page, begin, clock, duration, end, figures, list, steps, unpublished};
 use crate::cli::render::{bytes, time};
 use crate::format::set::StepRecord;
 use crate::orchestrate::platform::choose::words;
@@ -15,20 +15,12 @@ use crate::orchestrate::platform::restore::{Restored, State};
 /// How a restore has ended, or that it has not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is under way, or was killed before it could tell its end.
-    NotYet,
-    /// Something is in the way, and nothing was begun.
-    NotBegun,
     /// Everything that was asked for is back and equal.
     Whole,
     /// Something of it is back.
     Part,
-    /// Somebody asked it to stop; everything is as it was.
-    Interrupted,
-    /// It failed; everything is as it was.
-    Failed,
-    /// Something is not as it was, and not restored.
-    Stuck,
+    /// Nothing of it is.
+    Without(unpublished::End),
 }
 
 /// A restore.
@@ -77,26 +69,27 @@ fn short(state: State) -> &'static str {
 impl Restoration<'_> {
     fn word(&self) -> &'static str {
         match self.end {
-            End::NotYet => "running",
             End::Whole => "complete",
             End::Part => "partial",
-            End::Interrupted => "interrupted",
-            End::NotBegun | End::Failed => "failed",
-            End::Stuck => "stuck",
+            End::Without(end) => end.word(),
         }
     }
 
     fn sentence(&self) -> &'static str {
         match self.end {
-            End::NotYet => {
-                "under way, or killed before it could tell its end: then `cairn platform resume` makes everything as it was"
-            }
-            End::NotBegun => "something is in the way, and nothing was changed",
             End::Whole => "everything that was asked for is back, and equal to what was recorded",
             End::Part => "a part of it is back: see below which",
-            End::Interrupted => "it was asked to stop, and everything is as it was before",
-            End::Failed => "it failed, and everything is as it was before",
-            End::Stuck => "something is not as it was before: see below, then run `cairn platform resume`",
+            End::Without(end) => match end {
+                unpublished::End::NotYet => {
+                    "under way, or killed before it could tell its end: then `cairn platform resume` makes everything as it was"
+                }
+                unpublished::End::NotBegun => "something is in the way, and nothing was changed",
+                unpublished::End::Interrupted => "it was asked to stop, and everything is as it was before",
+                unpublished::End::Failed => "it failed, and everything is as it was before",
+                unpublished::End::Stuck => {
+                    "something is not as it was before: see below, then run `cairn platform resume`"
+                }
+            },
         }
     }
 }
@@ -104,14 +97,14 @@ impl Restoration<'_> {
 /// The page.
 pub fn html(run: &Restoration<'_>) -> String {
     let mut page = Page::default();
-    let title = format!("Restore of backup set {}", run.plan.set.short());
+    let title = format!("Restore of backup set {}", run.plan.choice.set.short());
     begin(&mut page, &title);
     page.raw("<header>\n");
     page.element("h1", &title);
     page.raw(&format!("<p><span class=\"state {0}\">{0}</span>, ", run.word()));
     page.text(run.sentence());
     page.raw("</p>\n<p class=\"soft id\">");
-    page.text(&run.plan.set.to_string());
+    page.text(&run.plan.choice.set.to_string());
     page.raw("</p>\n");
     head(&mut page, run);
     page.raw("</header>\n");
@@ -130,28 +123,29 @@ pub fn html(run: &Restoration<'_>) -> String {
     list(&mut page, "Left out", &Vec::from_iter(left_out));
     let passed = run
         .plan
+        .choice
         .passed
         .iter()
         .map(|passed| format!("{} of {}: it is {}", passed.id.short(), time(passed.time), words(&passed.flaws)));
     list(&mut page, "Sets that were passed over", &Vec::from_iter(passed));
     steps(&mut page, run.steps);
     let program = concat!("cairn ", env!("CARGO_PKG_VERSION"));
-    end(&mut page, program, &run.plan.set.short(), "tells of the set itself");
+    end(&mut page, program, &run.plan.choice.set.short(), "tells of the set itself");
     page.html
 }
 
 fn head(page: &mut Page, run: &Restoration<'_>) {
     let plan = run.plan;
-    let proven = plan.proven.map_or_else(|| "never".to_owned(), time);
+    let proven = plan.choice.proven.map_or_else(|| "never".to_owned(), time);
     let mut values = vec![
-        ("Point in time", time(plan.time)),
-        ("Of the machine", plan.host.clone()),
+        ("Point in time", time(plan.choice.time)),
+        ("Of the machine", plan.choice.host.clone()),
         ("Onto the machine", run.host.to_owned()),
         ("Proven", proven),
         ("Began", time(run.began)),
     ];
-    if !plan.flaws.is_empty() {
-        values.insert(1, ("In spite of it being", words(&plan.flaws)));
+    if !plan.choice.flaws.is_empty() {
+        values.insert(1, ("In spite of it being", words(&plan.choice.flaws)));
     }
     if let Some(exit) = run.exit {
         let lasted = run.now.duration_since(run.began).as_millis().max(0) as u64;

@@ -5,11 +5,12 @@
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{all_warnings, consistency, duration, lasted, ratio, status, what};
+use super::{all_warnings, consistency, duration, lasted, proofs, ratio, status, what};
 use crate::cli::render::{bytes, cut, time, visible};
 use crate::cli::report::facts::coordinates;
 use crate::format::ObjectId;
 use crate::format::set::{BackupSet, Component, Status, StepRecord};
+use crate::repo::proven::SetProof;
 
 /// The table of components is at least this wide; a narrower terminal gets sentences.
 const TABLE: usize = 76;
@@ -22,18 +23,19 @@ pub fn columns() -> usize {
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
 }
 
-/// The report of a set, no line of it wider than this.
-pub fn text(id: &ObjectId, set: &BackupSet, columns: usize) -> String {
+/// The report of a set and of what drills have found of it, no line of it wider than this.
+pub fn text(id: &ObjectId, set: &BackupSet, proof: Option<&SetProof>, columns: usize) -> String {
     let mut report = Report { text: String::new(), columns: columns.max(LEAST) };
-    head(&mut report, id, set);
+    head(&mut report, id, (set, proof));
     report.blank();
     components(&mut report, &set.components);
+    drills(&mut report, set, proof);
     warnings(&mut report, set);
     failures(&mut report, set);
     report.text
 }
 
-fn head(report: &mut Report, id: &ObjectId, set: &BackupSet) {
+fn head(report: &mut Report, id: &ObjectId, (set, proof): (&BackupSet, Option<&SetProof>)) {
     report.line(0, &format!("Backup set {} of {}: {}", id.short(), set.profile, status(set.status)));
     report.line(2, consistency(set.consistency));
     let (saved, stored) = (set.bytes(), set.stored_bytes());
@@ -42,6 +44,7 @@ fn head(report: &mut Report, id: &ObjectId, set: &BackupSet) {
         ("services up", format!("{}, after {}", time(set.ended), duration(lasted(set)))),
         ("host", set.host.clone()),
         ("saved", format!("{}, {} added: {}", bytes(saved), bytes(stored), ratio(saved, stored))),
+        ("proven", proofs::since(proof)),
         ("id", id.to_string()),
     ] {
         report.line(2, &format!("{name:<14} {value}"));
@@ -71,6 +74,20 @@ fn components(report: &mut Report, all: &[Component]) {
         if let Some(facts) = &component.facts {
             report.line(2, &coordinates(facts));
         }
+    }
+}
+
+fn drills(report: &mut Report, set: &BackupSet, proof: Option<&SetProof>) {
+    if proof.is_none() {
+        return;
+    }
+    report.blank();
+    report.line(0, "Drills:");
+    for row in proofs::rows(set, proof) {
+        let found = row.found.replace('\n', "; ");
+        let words = [row.state, &row.when, &found, &row.servers, &row.took];
+        let told: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        report.line(2, &format!("{}: {}", row.component, told.join("; ")));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cli::render::time;
 use crate::format::set::StepRecord;
 use crate::progress::StepState;
 
-/// How a run without a backup set has ended, or that it has not yet.
+/// How a run that made nothing has ended, or that it has not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// It is under way, or was killed before it could tell its end.
@@ -22,6 +22,18 @@ pub enum End {
     Failed,
     /// Something is not as it was.
     Stuck,
+}
+
+impl End {
+    /// In a word, as styles call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            End::NotYet => "running",
+            End::Interrupted => "interrupted",
+            End::NotBegun | End::Failed => "failed",
+            End::Stuck => "stuck",
+        }
+    }
 }
 
 /// A run without a backup set.
@@ -55,15 +67,6 @@ impl Unpublished<'_> {
             End::Interrupted => "no backup set: the run was asked to stop, and what it had changed is undone",
             End::Failed => "no backup set: the run failed, and what it had changed is undone",
             End::Stuck => "no backup set, and something of the platform is not as it was before the run",
-        }
-    }
-
-    fn state(&self) -> &'static str {
-        match self.end {
-            End::NotYet => "running",
-            End::Interrupted => "interrupted",
-            End::NotBegun | End::Failed => "failed",
-            End::Stuck => "stuck",
         }
     }
 
@@ -110,7 +113,7 @@ pub fn html(run: &Unpublished<'_>) -> String {
     begin(&mut page, &title);
     page.raw("<header>\n");
     page.element("h1", &title);
-    page.raw(&format!("<p><span class=\"state {0}\">{0}</span>, ", run.state()));
+    page.raw(&format!("<p><span class=\"state {0}\">{0}</span>, ", run.end.word()));
     page.text(run.sentence());
     page.raw("</p>\n");
     let mut values = vec![("Began", time(run.began)), ("Host", run.host.to_owned())];

@@ -137,6 +137,30 @@ pub struct Choice {
     pub passed: Vec<Passed>,
 }
 
+/// What a plan shows of the choice.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chosen {
+    /// The set.
+    pub set: ObjectId,
+    /// The time that it stands for.
+    pub time: Timestamp,
+    /// The machine that it is of.
+    pub host: String,
+    /// What speaks against the set, and was asked for.
+    pub flaws: Vec<Flaw>,
+    /// When a drill last proved it.
+    pub proven: Option<Timestamp>,
+    /// Newer sets that were not taken.
+    pub passed: Vec<Passed>,
+}
+
+impl From<Choice> for Chosen {
+    fn from(choice: Choice) -> Self {
+        let Choice { info, flaws, proven, passed } = choice;
+        Chosen { set: info.id, time: info.set.time, host: info.set.host, flaws, proven, passed }
+    }
+}
+
 /// Why nothing was chosen.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChooseError {

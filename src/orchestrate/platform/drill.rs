@@ -235,7 +235,7 @@ fn publish(
         return Ok((Vec::new(), Vec::new()));
     }
     executor.step(PUBLISH, None, || {
-        let written = order.repository.publish_drill(&order.plan.set, &records)?;
+        let written = order.repository.publish_drill(&order.plan.choice.set, &records)?;
         let sentence = format!("{} objects", written.len());
         let (proofs, findings): (Vec<_>, Vec<_>) = written.into_iter().zip(&records).partition(|(_, one)| one.holds());
         let ids = |all: Vec<(ObjectId, &Proof)>| all.into_iter().map(|(id, _)| id).collect();
@@ -278,7 +278,7 @@ fn record(order: &Order<'_>, one: &Drilled, (outcome, part): (DrillOutcome, &set
         host: order.repository.host().to_owned(),
         program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
         drill: Some(DrillRecord {
-            set: order.plan.set,
+            set: order.plan.choice.set,
             component: one.component.name().to_owned(),
             outcome,
             differences: recorded(one, outcome),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,6 +14,7 @@ use cairn::format::record::PathText;
 use cairn::format::set::{
     Component, ConfigFacts, DatabaseFacts, Facts, KeyFile, Part, PostgresFacts, RedisFacts, Status,
 };
+use cairn::orchestrate::platform::state::StateDir;
 use cairn::source::redis::encoding::{Encoder, KeyKind};
 use cairn::source::scratch::Scratch;
 use serde_json::{Value, json};
@@ -86,9 +88,13 @@ impl Platform {
 
     /// A set of configuration, and of these components besides.
     fn publish(&self, keys: &[PathBuf], others: Vec<Component>) -> ObjectId {
+        self.publish_at("2026-03-01T02:00:00Z", keys, others)
+    }
+
+    fn publish_at(&self, time: &str, keys: &[PathBuf], others: Vec<Component>) -> ObjectId {
         self.place.ok(&["-q", "backup", "--name", "p.config.tree", self.path("etc").to_str().unwrap()]);
         let repository = open(&self.place);
-        let mut set = set_of("2026-03-01T02:00:00Z", Status::Complete, &[newest(&repository)]);
+        let mut set = set_of(time, Status::Complete, &[newest(&repository)]);
         let key = |path: &PathBuf| KeyFile {
             path: PathText(path.to_str().unwrap().as_bytes().to_vec()),
             named_by: None,
@@ -307,6 +313,50 @@ fn a_place_that_servers_cannot_enter_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("cannot enter"), "{}", text(&output.stderr));
     assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
+}
+
+#[test]
+fn the_newest_set_is_that_of_the_backup_that_was_waited_for() {
+    let platform = Platform::new("");
+    platform.publish(&[], Vec::new());
+    let state = StateDir::open(&platform.path("state")).unwrap();
+    let lock = state.lock(Duration::ZERO, &|| false).unwrap();
+    let mut command = platform.place.command();
+    command.args(platform.argv("drill", &["--wait", "60"])).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It has opened the repository and waits: nothing that it does later could be known before.
+    let waits = || {
+        let links = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        let is_lock = |path: PathBuf| path.starts_with(platform.path("state"));
+        links.filter_map(|link| fs::read_link(link.ok()?.path()).ok()).any(is_lock)
+    };
+    wait_for("it waits for the lock", waits);
+    let newer = platform.publish_at("2026-03-02T02:00:00Z", &[], Vec::new());
+    drop(lock);
+    let mut told = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(child.wait().unwrap().success(), "{told}");
+    let summary: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["set"], json!(newer), "{told}");
+}
+
+#[test]
+fn times_that_no_number_holds_together_were_a_panic() {
+    let platform = Platform::new("");
+    let mut queues = platform.queues(2);
+    queues.milliseconds = u64::MAX;
+    platform.publish(&[], vec![queues]);
+    for (command, options) in
+        [("drill", &["--dry-run"][..]), ("restore", &["--set", "latest", "--dry-run", "--requeue"])]
+    {
+        let output = platform.run(command, options);
+        let told = text(&output.stdout);
+        assert!(
+            told.contains(&format!("\"estimate_seconds\":{}", u64::MAX.div_ceil(1000))),
+            "{told}{}",
+            text(&output.stderr)
+        );
+    }
 }
 
 /// A server that comes up, and is never ready.

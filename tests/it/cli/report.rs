@@ -5,7 +5,7 @@ use cairn::format::ObjectId;
 use cairn::format::set::Status;
 use unicode_width::UnicodeWidthStr;
 
-use crate::support::full_set::set;
+use crate::support::full_set::{proof, set};
 
 fn id() -> ObjectId {
     ObjectId::from_bytes([0xab; 32])
@@ -13,7 +13,7 @@ fn id() -> ObjectId {
 
 #[test]
 fn the_text_has_everything_that_is_to_be_known() {
-    let told = text(&id(), &set(), 110);
+    let told = text(&id(), &set(), Some(&proof()), 110);
     for words in [
         "Backup set abababab of eclecticiq-centos: partial",
         "one point in time",
@@ -30,6 +30,14 @@ fn the_text_has_everything_that_is_to_be_known() {
         "postgres 11.22",
         "neo4j did not stop, so it is not in this set",
         "Stop neo4j failed (1.5 s): <script>",
+        "proven         no: different 2026-03-05",
+        "postgres: proven; 2026-03-05",
+        "on scratch-1.example with cairn 0.1.0; 2 tables, 1234656 rows;",
+        "postgresql 11.22; 1 min 23 s + 1.5 s",
+        "elasticsearch: different; 2026-03-05",
+        "<i>stix_v4</i> has 999999 documents instead of 1000000; the index audit_v2 is missing; elasticsearch 7.9.1",
+        "redis: failed; 2026-03-04",
+        "config: unproven; no drill has looked at it",
     ] {
         assert!(told.contains(words), "{words:?} is not in\n{told}");
     }
@@ -44,15 +52,19 @@ fn no_line_is_wider_than_the_terminal_and_nothing_is_lost_by_folding() {
     set.warnings.push(format!("a word that does not end {}", "x".repeat(200)));
     let squeezed = |text: &str| text.replace([' ', '\n'], "");
     for columns in [200, 110, 80, 76, 75, 40, 20, 0] {
-        let told = text(&id(), &set, columns);
+        let told = text(&id(), &set, Some(&proof()), columns);
         for line in told.lines() {
             assert!(line.width() <= columns.max(20), "{columns}: {} in {line:?}", line.width());
             assert_eq!(line, line.trim_end(), "{columns}");
         }
         let whole = squeezed(&told);
-        for words in
-            ["position 0/1A2B3C4", "it did not stop within 90 s", &"x".repeat(200), &"\u{4f60}\u{597d}".repeat(60)]
-        {
+        for words in [
+            "no drill has looked at it",
+            "position 0/1A2B3C4",
+            "it did not stop within 90 s",
+            &"x".repeat(200),
+            &"\u{4f60}\u{597d}".repeat(60),
+        ] {
             assert!(whole.contains(&squeezed(words)), "{columns}: {words:?} is not in\n{told}");
         }
         assert_eq!(told.contains("COMPONENT"), columns >= 76, "{told}");
@@ -70,7 +82,7 @@ fn what_comes_from_a_set_does_not_command_a_terminal() {
     set.warnings.push(hostile.clone());
     set.steps[1].detail = hostile;
     for columns in [120, 40] {
-        let told = text(&id(), &set, columns);
+        let told = text(&id(), &set, Some(&proof()), columns);
         assert!(!told.contains(['\x1b', '\r', '\u{202e}']), "{told:?}");
         assert!(told.replace([' ', '\n'], "").contains("a%1B[2Jb%E2%80%AEc%0Dd"), "{told}");
     }

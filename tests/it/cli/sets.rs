@@ -146,6 +146,17 @@ fn the_newest_proven_set_stays_although_newer_ones_are_complete() {
     let drill = found.drill.as_mut().unwrap();
     (drill.outcome, drill.differences) = (DrillOutcome::Different, vec!["1 file".to_owned()]);
     repository.publish_drill(&sets[1], &[found]).unwrap();
+    for (format, words) in [
+        ("text", ["Drills:", "config: different; 2026-03-07", "1 file"]),
+        ("html", ["<h2>Drills</h2>", "<span>different</span>", "no: different 2026-03-07"]),
+        ("json", ["\"outcome\":\"different\"", "\"differences\":[\"1 file\"]", "2026-03-07T00:00:00Z"]),
+    ] {
+        let report = ["platform", "sets", "--report", &sets[1].to_string(), "--format", format];
+        let told = text(&place.ok(&report).stdout);
+        for word in words {
+            assert!(told.contains(word), "{format}: {word} is not in\n{told}");
+        }
+    }
     place.ok(&["forget", "--keep-last", "1"]);
     assert_eq!((place.count(), open(&place).sets().unwrap().len()), (3, 3));
     repository.publish_drill(&sets[1], &[proof(&sets[1], snapshots[1], "2026-03-08T00:00:00Z")]).unwrap();

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use cairn::format::ObjectId;
-use cairn::format::record::PathText;
+use cairn::format::record::{DrillOutcome, PathText};
 use cairn::format::set::{
     BackupSet, Component, ConfigFacts, Consistency, DatabaseFacts, ElasticsearchFacts, Facts, KeyFile, Neo4jFacts,
     Part, PostgresFacts, RedisFacts, Status, StepRecord, TableFacts,
 };
+use cairn::repo::proven::{ComponentProof, Difference, SetProof};
 
 fn component(name: &str, status: Status, roles: &[&str], facts: Facts) -> Component {
     let part = |role: &&str| Part {
@@ -24,6 +25,42 @@ fn component(name: &str, status: Status, roles: &[&str], facts: Facts) -> Compon
         facts: Some(facts),
         warnings: Vec::new(),
         milliseconds: 83_400,
+    }
+}
+
+/// What drills have found of it: one component is proven, two are not, of the others nothing is known.
+pub fn proof() -> SetProof {
+    let time = "2026-03-05T06:00:00Z".parse().unwrap();
+    let (host, program) = ("scratch-1.example".to_owned(), "cairn 0.1.0".to_owned());
+    let equal = ComponentProof {
+        time,
+        compared: "2 tables, 1234656 rows".to_owned(),
+        versions: BTreeMap::from([("postgresql".to_owned(), "11.22".to_owned())]),
+        restore_milliseconds: 83_400,
+        compare_milliseconds: 1500,
+        host: host.clone(),
+        program: program.clone(),
+    };
+    let different = |outcome, time: &str, differences: &[&str]| Difference {
+        time: time.parse().unwrap(),
+        outcome,
+        differences: differences.iter().map(|line| (*line).to_owned()).collect(),
+        versions: BTreeMap::from([("elasticsearch".to_owned(), "7.9.1".to_owned())]),
+        host: host.clone(),
+        program: program.clone(),
+    };
+    let documents =
+        ["the index <i>stix_v4</i> has 999999 documents instead of 1000000", "the index audit_v2 is missing"];
+    SetProof {
+        proven: None,
+        components: BTreeMap::from([("postgres".to_owned(), equal)]),
+        different: BTreeMap::from([
+            ("elasticsearch".to_owned(), different(DrillOutcome::Different, "2026-03-05T06:10:00Z", &documents)),
+            (
+                "redis".to_owned(),
+                different(DrillOutcome::Failed, "2026-03-04T06:00:00Z", &["frame 7 of a pack cannot be read"]),
+            ),
+        ]),
     }
 }
 

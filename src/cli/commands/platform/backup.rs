@@ -148,7 +148,7 @@ fn tell(outcome: &Outcome, exit: Exit, context: &Context<'_>) -> Result<()> {
         let sentence = "no backup set was published";
         return context.output.summary(sentence, json!({ "set": null, "exit": exit as u8, "steps": outcome.steps }));
     };
-    for line in report::terminal::text(id, set, report::terminal::columns()).lines() {
+    for line in report::terminal::text(id, set, None, report::terminal::columns()).lines() {
         context.output.line(line)?;
     }
     context.output.summary(&report::sentence(id, set), json!({ "set": id, "exit": exit as u8, "record": set }))

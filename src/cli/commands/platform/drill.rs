@@ -9,9 +9,9 @@ use serde_json::json;
 use crate::cli::args::Global;
 use crate::cli::args::platform::DrillArgs;
 use crate::cli::commands::platform::restore::{chosen, show_passed};
-use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, watch};
+use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, wanted, watch};
 use crate::cli::commands::{Context, host, open};
-use crate::cli::exit::{Exit, Usage};
+use crate::cli::exit::Exit;
 use crate::cli::render::{Output, bytes, time};
 use crate::cli::report::drilled::{self, Drill};
 use crate::cli::report::duration;
@@ -20,7 +20,7 @@ use crate::orchestrate::platform::choose::{Flaw, words};
 use crate::orchestrate::platform::drill::plan::{DrillPlan, Look, plan};
 use crate::orchestrate::platform::drill::{OPERATION, Order, Outcome, State, drill};
 use crate::orchestrate::platform::journal::Found;
-use crate::orchestrate::platform::profile::{Component, Profile};
+use crate::orchestrate::platform::profile::Profile;
 use crate::orchestrate::platform::resume::{Resumed, Wanted, resume};
 use crate::orchestrate::platform::state::StateDir;
 use crate::progress::{Monitor, Notice};
@@ -28,15 +28,16 @@ use crate::repo::chain;
 
 pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Result<Exit> {
     let profile = profile::load(&args.profile.profile)?;
-    let wanted = wanted(&profile, &args)?;
+    let wanted = wanted(&profile, &args.components)?;
     if args.point.at.is_none() && args.point.set.is_none() {
         args.point.set = Some("latest".to_owned());
     }
     // That it is not proven yet, or differed the last time, is what a drill is for.
     args.point.allow.extend([Flaw::Unverified, Flaw::Different]);
     let repository = &open(global, context)?;
-    let choice = chosen(repository, &profile, &args.point, context)?;
+    // First: a backup that is waited for makes a newer set.
     let (state, _lock) = lock(&profile, args.wait, context)?;
+    let choice = chosen(repository, &profile, &args.point, context)?;
     if !args.dry_run {
         end_last(&state, &profile, context.monitor)?;
     }
@@ -60,13 +61,13 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
         for obstacle in &plan.obstacles {
             context.output.error(obstacle, Exit::Failed as u8);
         }
-        let summary = json!({ "set": plan.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
+        let summary = json!({ "set": plan.choice.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
         context.output.summary("nothing was begun: first see to what is in the way", summary)?;
         write(report, &Drill { exit: Some(Exit::Failed), ..page })?;
         return Ok(Exit::Failed);
     }
     if args.dry_run {
-        context.output.summary("nothing was made", json!({ "set": plan.set, "dry_run": true }))?;
+        context.output.summary("nothing was made", json!({ "set": plan.choice.set, "dry_run": true }))?;
         return Ok(Exit::Done);
     }
     let live = watch(context)?;
@@ -105,24 +106,12 @@ fn end_last(state: &StateDir, profile: &Profile, monitor: &dyn Monitor) -> Resul
     Ok(())
 }
 
-fn wanted(profile: &Profile, args: &DrillArgs) -> Result<Vec<Component>> {
-    let is_wanted = |one: &Component| (args.only.is_empty() || args.only.contains(one)) && !args.skip.contains(one);
-    let wanted: Vec<Component> = profile.components.iter().copied().filter(is_wanted).collect();
-    if let Some(absent) = args.only.iter().find(|one| !wanted.contains(one)) {
-        return Err(Usage(format!("{} is not in the profile, or was left out", absent.name())).into());
-    }
-    match wanted.is_empty() {
-        true => Err(Usage("no component is left to look at".to_owned()).into()),
-        false => Ok(wanted),
-    }
-}
-
 fn show(plan: &DrillPlan, output: Output) -> Result<()> {
     output.object("plan", plan)?;
-    let flaws = if plan.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.flaws)) };
-    let (id, host) = (plan.set.short(), escape(plan.host.as_bytes()));
-    output.line(&format!("backup set {id} of {}, from {host}{flaws}", time(plan.time)))?;
-    show_passed(&plan.passed, output)?;
+    let flaws = if plan.choice.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.choice.flaws)) };
+    let (id, host) = (plan.choice.set.short(), escape(plan.choice.host.as_bytes()));
+    output.line(&format!("backup set {id} of {}, from {host}{flaws}", time(plan.choice.time)))?;
+    show_passed(&plan.choice.passed, output)?;
     output.line(&format!("servers work in {}, and are ended with it", plan.directory))?;
     for intent in &plan.components {
         let trouble = intent.trouble.as_ref().map(|why| format!("; CANNOT BE PROVEN: {why}")).unwrap_or_default();
@@ -188,14 +177,14 @@ fn tell(plan: &DrillPlan, outcome: &Outcome, exit: Exit, context: &Context<'_>) 
         }
     }
     let total: u64 = outcome.components.iter().map(|one| one.restore_milliseconds + one.compare_milliseconds).sum();
-    let id = plan.set.short();
+    let id = plan.choice.set.short();
     let sentence = match exit {
         Exit::Done => format!("backup set {id}: all that was asked for is proven, in {}", duration(total)),
         Exit::Unread => format!("backup set {id} is proven in part: see above"),
         _ => format!("backup set {id} is not proven: see above"),
     };
     let summary = json!({
-        "set": plan.set, "exit": exit as u8, "components": outcome.components, "proofs": outcome.proofs,
+        "set": plan.choice.set, "exit": exit as u8, "components": outcome.components, "proofs": outcome.proofs,
         "findings": outcome.findings,
         "milliseconds": total, "steps": outcome.steps,
     });

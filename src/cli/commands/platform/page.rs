@@ -53,7 +53,7 @@ impl<'a> Page<'a> {
     /// Of a run that has ended.
     pub fn of(&self, outcome: &Outcome, exit: Exit) -> String {
         if let Some((id, set)) = &outcome.set {
-            return report::html(id, set);
+            return report::html(id, set, None);
         }
         let refused =
             |error: &OrchestrateError| matches!(error, OrchestrateError::Step { step, .. } if step == PREFLIGHT);

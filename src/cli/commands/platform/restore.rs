@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cli::args::Global;
 use crate::cli::args::platform::{PointArgs, RestoreArgs};
 use crate::cli::commands::platform::restore_page::Page;
-use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_first, watch};
+use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_first, wanted, watch};
 use crate::cli::commands::{Context, open};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::render::{Output, bytes, time};
@@ -36,13 +36,15 @@ use crate::source::files::absolute_root;
 
 pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<Exit> {
     let mut profile = profile::load(&args.profile.profile)?;
-    let wanted = wanted(&profile, &args)?;
+    let wanted = wanted(&profile, &args.components)?;
     let mut options = options(&args, &wanted)?;
     if options.elsewhere {
         // Neither does it wait for a run on the platform, nor does one wait for it.
         profile.state.directory = StateDir::beneath(&profile.state.directory);
     }
     let repository = &open(global, context)?;
+    // First: a backup that is waited for makes a newer set.
+    let locked = if args.diff { None } else { Some(lock(&profile, args.wait, context)?) };
     let choice = match goes_to_time(&profile, &args, &wanted)? {
         None => chosen(repository, &profile, &args.point, context)?,
         Some(time) => {
@@ -52,10 +54,9 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
             choice
         }
     };
-    if args.diff {
+    let Some((state, _lock)) = locked else {
         return diff::show(repository, &profile, &options, &choice, context);
-    }
-    let (state, _lock) = lock(&profile, args.wait, context)?;
+    };
     let snapshots = repository.readable_snapshots()?.found;
     // Two that go elsewhere may well be of one second.
     let mark = Timestamp::now().strftime("%Y%m%d%H%M%S%3f").to_string();
@@ -73,12 +74,12 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
         for obstacle in &plan.obstacles {
             context.output.error(obstacle, Exit::Failed as u8);
         }
-        let summary = json!({ "set": plan.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
+        let summary = json!({ "set": plan.choice.set, "exit": Exit::Failed as u8, "obstacles": plan.obstacles });
         context.output.summary("nothing was changed: first see to what is in the way", summary)?;
         return Ok(Exit::Failed);
     }
     if args.dry_run {
-        context.output.summary("nothing was changed", json!({ "set": plan.set, "dry_run": true }))?;
+        context.output.summary("nothing was changed", json!({ "set": plan.choice.set, "dry_run": true }))?;
         return Ok(Exit::Done);
     }
     if !args.yes {
@@ -94,25 +95,6 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     let written = page.ended(&outcome, exit(&outcome));
     let exit = tell(&plan, &outcome, context)?;
     written.map(|()| exit)
-}
-
-/// The components asked for.
-fn wanted(profile: &Profile, args: &RestoreArgs) -> Result<Vec<Component>> {
-    let wanted: Vec<Component> = profile
-        .components
-        .iter()
-        .copied()
-        .filter(|one| args.only.is_empty() || args.only.contains(one))
-        .filter(|one| !args.skip.contains(one))
-        .collect();
-    let absent = args.only.iter().find(|one| !wanted.contains(one));
-    if let Some(absent) = absent {
-        return Err(Usage(format!("{} is not in the profile, or was left out", absent.name())).into());
-    }
-    match wanted.is_empty() {
-        true => Err(Usage("no component is left to restore".to_owned()).into()),
-        false => Ok(wanted),
-    }
 }
 
 fn options(args: &RestoreArgs, wanted: &[Component]) -> Result<Options> {
@@ -218,14 +200,14 @@ fn known(repository: &Repository, context: &Context<'_>) -> Result<Vec<Known>> {
 /// What is about to be done, for whoever has to say yes to it.
 fn show(plan: &RestorePlan, output: Output) -> Result<()> {
     output.object("plan", plan)?;
-    let flaws = if plan.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.flaws)) };
+    let flaws = if plan.choice.flaws.is_empty() { String::new() } else { format!(" ({})", words(&plan.choice.flaws)) };
     output.line(&format!(
         "backup set {} of {}, from {}{flaws}",
-        plan.set.short(),
-        time(plan.time),
-        escape(plan.host.as_bytes())
+        plan.choice.set.short(),
+        time(plan.choice.time),
+        escape(plan.choice.host.as_bytes())
     ))?;
-    show_passed(&plan.passed, output)?;
+    show_passed(&plan.choice.passed, output)?;
     for intent in &plan.components {
         output.line(&format!("\n{}: {}", intent.component.name(), bytes(intent.bytes)))?;
         for place in &intent.into {
@@ -316,12 +298,12 @@ fn tell(plan: &RestorePlan, outcome: &Outcome, context: &Context<'_>) -> Result<
         }
     }
     let sentence = match exit {
-        Exit::Done => format!("backup set {} is back, and equal to what was recorded", plan.set.short()),
-        Exit::Unread => format!("backup set {} is back in part: see above", plan.set.short()),
+        Exit::Done => format!("backup set {} is back, and equal to what was recorded", plan.choice.set.short()),
+        Exit::Unread => format!("backup set {} is back in part: see above", plan.choice.set.short()),
         _ => "the platform was not restored, and is as it was before but for what is named above".to_owned(),
     };
     let summary = json!({
-        "set": plan.set, "exit": exit as u8, "components": outcome.components, "steps": outcome.steps,
+        "set": plan.choice.set, "exit": exit as u8, "components": outcome.components, "steps": outcome.steps,
     });
     output.summary(&sentence, summary)?;
     Ok(exit)

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::cli::commands::host;
 use crate::cli::exit::Exit;
 use crate::cli::report::restored::{End, Restoration, html};
+use crate::cli::report::unpublished;
 use crate::format::codec::escape_path;
 use crate::orchestrate::platform::restore::Outcome;
 use crate::orchestrate::platform::restore::plan::RestorePlan;
@@ -30,22 +31,22 @@ impl<'a> Page<'a> {
 
     /// Says that it is under way.
     pub fn under_way(&self) -> Result<()> {
-        self.write(End::NotYet, None, None)
+        self.write(End::Without(unpublished::End::NotYet), None, None)
     }
 
     /// Says that something is in the way.
     pub fn not_begun(&self) -> Result<()> {
-        self.write(End::NotBegun, None, Some(Exit::Failed))
+        self.write(End::Without(unpublished::End::NotBegun), None, Some(Exit::Failed))
     }
 
     /// Tells its end.
     pub fn ended(&self, outcome: &Outcome, exit: Exit) -> Result<()> {
         let end = match exit {
-            _ if !outcome.stuck.is_empty() => End::Stuck,
+            _ if !outcome.stuck.is_empty() => End::Without(unpublished::End::Stuck),
             Exit::Done => End::Whole,
             Exit::Unread => End::Part,
-            Exit::Interrupted => End::Interrupted,
-            _ => End::Failed,
+            Exit::Interrupted => End::Without(unpublished::End::Interrupted),
+            _ => End::Without(unpublished::End::Failed),
         };
         self.write(end, Some(outcome), Some(exit))
     }

@@ -107,10 +107,10 @@ pub fn meant<'s>(all: &'s [SetInfo], text: &str) -> Result<&'s SetInfo> {
 fn write_report(all: &[SetInfo], text: &str, proofs: &Proofs, args: &SetsArgs, context: &Context<'_>) -> Result<Exit> {
     let info = meant(all, text)?;
     let report = match format(args, context) {
-        ReportFormat::Html => report::html(&info.id, &info.set),
+        ReportFormat::Html => report::html(&info.id, &info.set, proofs.get(&info.id)),
         ReportFormat::Text => {
             let columns = if args.output.is_some() { USUAL_COLUMNS } else { report::terminal::columns() };
-            report::terminal::text(&info.id, &info.set, columns)
+            report::terminal::text(&info.id, &info.set, proofs.get(&info.id), columns)
         }
         ReportFormat::Json => format!("{}\n", render::object("set", fields(info, proofs.get(&info.id)))?),
     };

@@ -7,13 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::format::ObjectId;
 use crate::format::set::{self, Status};
 use crate::orchestrate::OrchestrateError;
-use crate::orchestrate::platform::choose::{Choice, Flaw, Passed};
+use crate::orchestrate::platform::choose::{Choice, Chosen, Flaw};
 use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::drill::bench::cannot_start;
 use crate::orchestrate::platform::drill::{postgres, redis};
@@ -80,18 +78,9 @@ pub struct Intent {
 /// The plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct DrillPlan {
-    /// The set.
-    pub set: ObjectId,
-    /// The time that it stands for.
-    pub time: Timestamp,
-    /// The machine that it is of.
-    pub host: String,
-    /// What speaks against the set, and was asked for.
-    pub flaws: Vec<Flaw>,
-    /// When a drill last proved it.
-    pub proven: Option<Timestamp>,
-    /// Newer sets that were not taken.
-    pub passed: Vec<Passed>,
+    /// The set, and why it.
+    #[serde(flatten)]
+    pub choice: Chosen,
     /// Where servers work.
     pub directory: String,
     /// What is looked at.
@@ -115,10 +104,10 @@ pub struct DrillPlan {
 }
 
 /// Makes the plan for these components of a set.
-pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<DrillPlan, OrchestrateError> {
+pub fn plan(look: &Look<'_>, mut choice: Choice, wanted: &[Component]) -> Result<DrillPlan, OrchestrateError> {
     let set = &choice.info.set;
     let scratch = Scratch::plan(look.parent, look.mark);
-    let (mut components, mut left_out, mut estimate) = (Vec::new(), BTreeMap::new(), 0);
+    let (mut components, mut left_out, mut estimate) = (Vec::new(), BTreeMap::new(), 0u64);
     for component in Component::ALL {
         let held = set.components.iter().find(|one| one.name == component.name());
         let why = match held {
@@ -132,7 +121,7 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Dri
         };
         match (why, held) {
             (None, Some(held)) => {
-                estimate += held.milliseconds;
+                estimate = held.milliseconds.saturating_add(estimate);
                 components.push(Intent {
                     component,
                     bytes: held.bytes(),
@@ -167,23 +156,21 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Dri
             .push(format!("{path} has {free} bytes free, and {needed} are needed: name another place with --scratch"));
     }
     let run = run(look.profile, &components);
-    let snapshots = look.snapshots.iter().filter(|info| choice.info.snapshots().any(|id| id == info.id)).cloned();
+    let snapshots = look.snapshots.iter().filter(|info| choice.info.snapshots().any(|id| id == info.id));
+    let snapshots = snapshots.cloned().collect();
+    // That it is not proven yet is no flaw here.
+    choice.flaws.retain(|flaw| *flaw != Flaw::Unverified);
     Ok(DrillPlan {
-        set: choice.info.id,
-        time: set.time,
-        host: set.host.clone(),
-        flaws: choice.flaws.iter().copied().filter(|flaw| *flaw != Flaw::Unverified).collect(),
-        proven: choice.proven,
-        passed: choice.passed,
+        choice: choice.into(),
         directory: scratch.path().display().to_string(),
         components,
         left_out,
         obstacles,
         room,
-        estimate_seconds: (estimate * 2).div_ceil(1000),
+        estimate_seconds: estimate.saturating_mul(2).div_ceil(1000),
         run,
         scratch,
-        snapshots: snapshots.collect(),
+        snapshots,
     })
 }
 

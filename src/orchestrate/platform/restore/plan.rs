@@ -15,7 +15,7 @@ use crate::format::codec::escape_path;
 use crate::format::set::{self, BackupSet, Part, Status};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::Aim;
-use crate::orchestrate::platform::choose::{Choice, Flaw, Passed};
+use crate::orchestrate::platform::choose::{Choice, Chosen};
 use crate::orchestrate::platform::discover::Discovery;
 use crate::orchestrate::platform::plan::{Mode, Plan, PlannedStep, steps};
 use crate::orchestrate::platform::profile::{Component, Profile};
@@ -139,18 +139,9 @@ pub struct Apart {
 /// The plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct RestorePlan {
-    /// The set.
-    pub set: ObjectId,
-    /// The time that it stands for.
-    pub time: Timestamp,
-    /// The machine that it is of.
-    pub host: String,
-    /// What speaks against the set, and was asked for.
-    pub flaws: Vec<Flaw>,
-    /// When a drill last proved it.
-    pub proven: Option<Timestamp>,
-    /// Newer sets that were not taken.
-    pub passed: Vec<Passed>,
+    /// The set, and why it.
+    #[serde(flatten)]
+    pub choice: Chosen,
     /// Where PostgreSQL goes beyond its base backup.
     pub aim: Option<Aim>,
     /// What lies apart from that.
@@ -176,7 +167,7 @@ pub struct RestorePlan {
 pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<RestorePlan, OrchestrateError> {
     let set = &choice.info.set;
     let (mut components, mut left_out) = (Vec::new(), BTreeMap::new());
-    let (mut obstacles, mut needs, mut estimate) = (Vec::new(), Vec::new(), 0);
+    let (mut obstacles, mut needs, mut estimate) = (Vec::new(), Vec::new(), 0u64);
     for component in Component::ALL {
         let found = set.components.iter().find(|one| one.name == component.name());
         let why = match found {
@@ -198,7 +189,7 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Res
                 let tell = |what: String| format!("{}: {what}", component.name());
                 obstacles.extend(draft.obstacles.into_iter().map(tell));
                 needs.extend(draft.space);
-                estimate += found.milliseconds;
+                estimate = found.milliseconds.saturating_add(estimate);
                 components.push(draft.intent);
             }
             Err(error) if error.is_interrupted() => return Err(OrchestrateError::Interrupted),
@@ -218,19 +209,14 @@ pub fn plan(look: &Look<'_>, choice: Choice, wanted: &[Component]) -> Result<Res
     let snapshots = look.snapshots.iter().filter(|info| ids.contains(&info.id)).cloned().collect();
     let aim = look.options.goal.as_ref().map(|goal| goal.aim.clone());
     Ok(RestorePlan {
-        set: choice.info.id,
-        time: set.time,
         apart: aim.as_ref().map(|aim| apart(set, aim)).unwrap_or_default(),
+        choice: choice.into(),
         aim,
-        host: set.host.clone(),
-        flaws: choice.flaws,
-        proven: choice.proven,
-        passed: choice.passed,
         components,
         left_out,
         obstacles,
         room,
-        estimate_seconds: (estimate * 2).div_ceil(1000),
+        estimate_seconds: estimate.saturating_mul(2).div_ceil(1000),
         run,
         snapshots,
     })
