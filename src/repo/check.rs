@@ -6,7 +6,7 @@
 //! every pack has the content its name says, every frame decodes, every chunk has the content its id says.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::Serialize;
@@ -273,8 +273,8 @@ impl Repository {
         };
         let (mut good, mut rotten) = (0, Vec::new());
         for frame in live_frames(frames, condemned) {
-            let raw = match self.frames().raw(&frame) {
-                Ok(raw) => raw,
+            let decoded = match self.frames().decoded(&frame) {
+                Ok(decoded) => decoded,
                 Err(error) => {
                     note(&error);
                     // What storage does not give now, it may give the next time.
@@ -282,18 +282,16 @@ impl Repository {
                     continue;
                 }
             };
-            let before = good;
-            let mut rest = raw.as_slice();
-            for chunk in &frame.entry.chunks {
-                let (head, tail) = rest.split_at(rest.len().min(chunk.len as usize));
-                rest = tail;
-                if self.keys().chunk_id(head) == chunk.id {
-                    good += head.len() as u64;
+            let mut is_good = true;
+            for (position, chunk) in frame.entry.chunks.iter().enumerate() {
+                if decoded.is_proven(self.keys(), position) {
+                    good += u64::from(chunk.len);
                 } else {
+                    is_good = false;
                     note(&RepoError::DamagedChunk { id: chunk.id });
                 }
             }
-            rotten.extend((good - before < raw.len() as u64).then_some(frame.slot));
+            rotten.extend((!is_good).then_some(frame.slot));
         }
         // The index is this machine's own, so this writes nothing to the repository.
         if let Err(error) = self.index().note_rotten(&pack.id, &rotten) {
@@ -304,6 +302,6 @@ impl Repository {
 }
 
 /// The frames on which somebody may rely. In the middle of a sweep the others may be differences to what is gone already.
-fn live_frames(frames: Vec<FrameInfo>, condemned: &Condemned) -> impl Iterator<Item = FrameInfo> {
-    frames.into_iter().filter(|frame| !condemned.holds_all_of(frame))
+fn live_frames(frames: Vec<FrameInfo>, condemned: &Condemned) -> impl Iterator<Item = Arc<FrameInfo>> {
+    frames.into_iter().filter(|frame| !condemned.holds_all_of(frame)).map(Arc::new)
 }

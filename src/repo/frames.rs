@@ -1,15 +1,14 @@
 //! Reading frames: fetch, open, decompress with the bases' content, keep the recently used ones.
 //!
-//! Invariants: at most [`CACHE_BYTES`] of raw frames are kept (besides those in use); a frame is decoded by one thread
-//! while others wait for it; a base is only taken from a frame of smaller depth than the frame that names it, so
+//! Invariants: what is kept is bounded ([`decoded`]); a frame is decoded by one thread while others wait for it; a base is only taken from a frame of smaller depth than the frame that names it, so
 //! reading ends whatever the footers say, and no two threads wait for each other; and what is decoded for one chunk is
 //! bounded ([`crate::repo::work`]), so it ends soon.
 //!
 //! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
 //! looked up once more.
 
-use std::collections::HashMap;
-use std::ops::Range;
+mod decoded;
+
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::backend::{Backend, ByteRange};
@@ -18,38 +17,10 @@ use crate::format::frame::{self, MAX_BASE_RAW, MAX_DEPTH};
 use crate::format::{ChunkId, FormatError, Kind};
 use crate::progress::Silent;
 use crate::repo::error::RepoError;
+pub use crate::repo::frames::decoded::{CACHE_BYTES, ChunkBytes, Decoded};
+use crate::repo::frames::decoded::{Cache, Slot};
 use crate::repo::index::{FrameInfo, Index, Location, PackInfo};
 use crate::repo::work::{MAX_WORK, Work};
-
-/// Raw bytes of frames kept.
-pub const CACHE_BYTES: usize = 64 << 20;
-
-/// A chunk's bytes within its frame.
-#[derive(Clone)]
-pub struct ChunkBytes {
-    frame: Arc<Vec<u8>>,
-    range: Range<usize>,
-}
-
-impl std::ops::Deref for ChunkBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.frame[self.range.clone()]
-    }
-}
-
-enum Slot {
-    Loading,
-    Ready { raw: Arc<Vec<u8>>, used: u64 },
-}
-
-#[derive(Default)]
-struct Cache {
-    slots: HashMap<u64, Slot>,
-    bytes: usize,
-    clock: u64,
-}
 
 /// Reads chunks of a repository. Shared by threads.
 pub struct Frames {
@@ -143,48 +114,39 @@ impl Frames {
         let mut work = self.work();
         for location in self.index.find(id)? {
             match self.at_within(&location, &mut work) {
-                Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
-                Ok(_) => problem = self.frame_error(&location.frame, RepoError::DamagedChunk { id: *id }),
+                Ok(bytes) => return Ok(bytes),
                 Err(error) => problem = error,
             }
         }
         Err(problem)
     }
 
-    /// The bytes at a location, without comparing them with the chunk's id.
+    /// The chunk at a location, compared with its id.
     pub fn at(&self, location: &Location) -> Result<ChunkBytes, RepoError> {
         self.at_within(location, &mut self.work())
     }
 
     fn at_within(&self, location: &Location, work: &mut Work) -> Result<ChunkBytes, RepoError> {
-        let frame = self.raw_within(&location.frame, work)?;
-        let range = location.range();
-        if range.end > frame.len() {
-            let source = FormatError::Truncated { what: "frame" };
-            return Err(self.frame_error(&location.frame, source.into()));
-        }
-        Ok(ChunkBytes { frame, range })
+        let frame = self.decoded_within(&location.frame, work)?;
+        let id = location.chunk().id;
+        // A frame that came under its number while numbers changed is another one, and has another id there.
+        let is_it = frame.entry(location.position).is_some_and(|entry| entry.id == id);
+        let bytes = is_it.then(|| ChunkBytes::proven(&frame, &self.keys, location.position)).flatten();
+        bytes.ok_or_else(|| self.frame_error(&location.frame, RepoError::DamagedChunk { id }))
     }
 
-    /// A frame's raw bytes, from the cache or decoded.
-    pub fn raw(&self, info: &FrameInfo) -> Result<Arc<Vec<u8>>, RepoError> {
-        self.raw_within(info, &mut self.work())
+    /// A frame, from the cache or decoded.
+    pub fn decoded(&self, info: &Arc<FrameInfo>) -> Result<Arc<Decoded>, RepoError> {
+        self.decoded_within(info, &mut self.work())
     }
 
-    fn raw_within(&self, info: &FrameInfo, work: &mut Work) -> Result<Arc<Vec<u8>>, RepoError> {
+    fn decoded_within(&self, info: &Arc<FrameInfo>, work: &mut Work) -> Result<Arc<Decoded>, RepoError> {
         let mut cache = self.lock();
-        loop {
-            cache.clock += 1;
-            let now = cache.clock;
-            match cache.slots.get_mut(&info.first) {
-                Some(Slot::Ready { raw, used }) => {
-                    *used = now;
-                    return Ok(raw.clone());
-                }
-                Some(Slot::Loading) => {
-                    cache = self.loaded.wait(cache).unwrap_or_else(PoisonError::into_inner);
-                }
-                None => break,
+        while let Some(slot) = cache.slots.get(&info.first) {
+            if matches!(slot, Slot::Loading) {
+                cache = self.loaded.wait(cache).unwrap_or_else(PoisonError::into_inner);
+            } else if let Some(frame) = cache.take(info.first) {
+                return Ok(frame);
             }
         }
         cache.slots.insert(info.first, Slot::Loading);
@@ -192,12 +154,7 @@ impl Frames {
         let result = self.load(info, work).map_err(|error| self.frame_error(info, error));
         let mut cache = self.lock();
         match &result {
-            Ok(raw) => {
-                cache.bytes += raw.len();
-                let used = cache.clock;
-                cache.slots.insert(info.first, Slot::Ready { raw: raw.clone(), used });
-                cache.shrink();
-            }
+            Ok(frame) => cache.keep(info.first, frame.clone()),
             Err(_) => {
                 cache.slots.remove(&info.first);
             }
@@ -207,13 +164,14 @@ impl Frames {
         result
     }
 
-    fn load(&self, info: &FrameInfo, work: &mut Work) -> Result<Arc<Vec<u8>>, RepoError> {
+    fn load(&self, info: &Arc<FrameInfo>, work: &mut Work) -> Result<Arc<Decoded>, RepoError> {
         work.frame(info)?;
         let mut sealed = self.sealed(info)?;
         let pack = self.open_pack(info.pack)?;
         let prefix = self.prefix_within(&info.entry.bases, info.entry.depth, work)?;
         let compressed = pack.envelope.open(u64::from(info.slot), &mut sealed)?;
-        Ok(Arc::new(frame::decompress(compressed, info.entry.raw_len(), &prefix)?))
+        let raw = frame::decompress(compressed, info.entry.raw_len(), &prefix)?;
+        Ok(Arc::new(Decoded::new(info.clone(), raw)))
     }
 
     /// A frame as it is stored.
@@ -250,8 +208,7 @@ impl Frames {
         let mut problem = RepoError::MissingChunk { id: *id };
         for copy in &copies {
             match self.at_within(copy, work) {
-                Ok(bytes) if self.keys.chunk_id(&bytes) == *id => return Ok(bytes),
-                Ok(_) => problem = RepoError::DamagedChunk { id: *id },
+                Ok(bytes) => return Ok(bytes),
                 Err(error) => problem = error,
             }
         }
@@ -261,7 +218,7 @@ impl Frames {
     /// Whether the copy at a location can be read and is what its id says. An error only where the index fails.
     pub fn is_readable(&self, location: &Location) -> Result<bool, RepoError> {
         match self.at(location) {
-            Ok(bytes) => Ok(self.keys.chunk_id(&bytes) == location.chunk().id),
+            Ok(_) => Ok(true),
             Err(error @ (RepoError::Index { .. } | RepoError::Cache { .. })) => Err(error),
             Err(_) => Ok(false),
         }
@@ -306,20 +263,5 @@ impl Frames {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Cache {
-    /// Drops the least recently used frames until the limit is kept.
-    fn shrink(&mut self) {
-        while self.bytes > CACHE_BYTES {
-            let ready = self.slots.iter().filter_map(|(first, slot)| match slot {
-                Slot::Ready { used, raw } => Some((*used, *first, raw.len())),
-                Slot::Loading => None,
-            });
-            let Some((_, first, len)) = ready.min() else { return };
-            self.slots.remove(&first);
-            self.bytes -= len;
-        }
     }
 }

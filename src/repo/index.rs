@@ -16,6 +16,7 @@
 //! right when rows come and go.
 
 pub mod heal;
+mod recent;
 pub mod refresh;
 mod rows;
 
@@ -32,6 +33,7 @@ use crate::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId};
 use crate::repo::cache::{self, CacheDir};
 use crate::repo::error::RepoError;
 use crate::repo::forget::Vanished;
+use crate::repo::index::recent::RecentFrames;
 use crate::repo::index::rows::{
     encode_body, frame_row, frame_sum, frames, frames_of_pack, is_damage, malformed, pack_row, pack_sum, short,
 };
@@ -82,6 +84,13 @@ pub struct FrameInfo {
     pub entry: FrameEntry,
 }
 
+impl FrameInfo {
+    /// Whether the chunk of this number is in it.
+    pub fn holds(&self, number: ChunkNo) -> bool {
+        number.checked_sub(self.first).is_some_and(|position| position < self.entry.chunks.len() as u64)
+    }
+}
+
 /// Where a chunk is: a frame, and the position in it.
 #[derive(Debug, Clone)]
 pub struct Location {
@@ -97,15 +106,16 @@ impl Location {
         self.frame.first + self.position as u64
     }
 
+    /// The next chunk of the same frame, if it is this one: chunks are mostly read in the order they were stored in.
+    pub fn next_if(&self, id: &ChunkId) -> Option<Location> {
+        let position = self.position + 1;
+        let next = self.frame.entry.chunks.get(position).is_some_and(|chunk| chunk.id == *id);
+        next.then(|| Location { frame: self.frame.clone(), position })
+    }
+
     /// The chunk's entry.
     pub fn chunk(&self) -> ChunkEntry {
         self.frame.entry.chunks[self.position]
-    }
-
-    /// Where the chunk's bytes are in the frame's raw bytes.
-    pub fn range(&self) -> std::ops::Range<usize> {
-        let start: usize = self.frame.entry.chunks[..self.position].iter().map(|c| c.len as usize).sum();
-        start..start + self.chunk().len as usize
     }
 }
 
@@ -133,7 +143,7 @@ pub struct Index {
     connection: Mutex<Connection>,
     path: Mutex<PathBuf>,
     repository: RepositoryId,
-    frames: Mutex<FrameRows>,
+    frames: Mutex<RecentFrames>,
     /// Set when SQLite or a sum says that the file is damaged: then it goes with this process.
     damaged: AtomicBool,
 }
@@ -149,15 +159,6 @@ impl Drop for Index {
         }
     }
 }
-
-/// The frames looked up last. Rows never change, but a pack that goes takes its rows: then all are dropped.
-#[derive(Default)]
-struct FrameRows {
-    recent: Vec<Arc<FrameInfo>>,
-    next: usize,
-}
-
-const RECENT_FRAMES: usize = 64;
 
 impl Index {
     /// Opens the index of a cache directory; another takes the place of one that is damaged or of another schema.
@@ -232,10 +233,10 @@ impl Index {
 
     /// The frame that holds the chunk of this number.
     pub fn frame_of(&self, number: ChunkNo) -> Result<Option<Arc<FrameInfo>>, RepoError> {
-        let holds = |frame: &FrameInfo| number >= frame.first && number - frame.first < frame.entry.chunks.len() as u64;
         let recent = || self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(frame) = recent().recent.iter().find(|frame| holds(frame)) {
-            return Ok(Some(frame.clone()));
+        let known = recent().find(number);
+        if known.is_some() {
+            return Ok(known);
         }
         let frame = {
             let connection = self.lock();
@@ -243,15 +244,8 @@ impl Index {
             let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
             statement.query_row([number], frame_row).optional().map_err(self.failed())?
         };
-        let Some(frame) = frame.filter(holds).map(Arc::new) else { return Ok(None) };
-        let mut rows = recent();
-        if rows.recent.len() < RECENT_FRAMES {
-            rows.recent.push(frame.clone());
-        } else {
-            let next = rows.next;
-            rows.recent[next] = frame.clone();
-            rows.next = (next + 1) % RECENT_FRAMES;
-        }
+        let Some(frame) = frame.filter(|frame| frame.holds(number)).map(Arc::new) else { return Ok(None) };
+        recent().insert(frame.clone());
         Ok(Some(frame))
     }
 
@@ -412,7 +406,7 @@ impl Index {
 
     /// Forgets the frames that were looked up: their rows may have gone.
     fn drop_frames(&self) {
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = FrameRows::default();
+        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = RecentFrames::default();
     }
 
     /// Removes packs that have gone from storage.

@@ -10,12 +10,13 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::format::ChunkId;
 use crate::format::content::Content;
 use crate::format::list::{ListEntry, ListKind};
 use crate::format::tree::{Entry, Node, compare_paths, decode_block};
 use crate::repo::error::RepoError;
 use crate::repo::frames::{ChunkBytes, Frames};
-use crate::repo::index::FrameInfo;
+use crate::repo::index::{FrameInfo, Location};
 use crate::repo::lists::ListWalk;
 
 /// Chunks that are looked up before they are needed.
@@ -40,7 +41,7 @@ impl Prefetch {
                 std::thread::spawn(move || {
                     for frame in receiver {
                         // Whoever needs the frame meets the same error, and can say what needed it.
-                        let _ = frames.raw(&frame);
+                        let _ = frames.decoded(&frame);
                     }
                 })
             })
@@ -68,10 +69,18 @@ pub struct ChunkReader {
     frames: Arc<Frames>,
     walk: ListWalk,
     prefetch: Option<Prefetch>,
-    ahead: VecDeque<ListEntry>,
+    ahead: VecDeque<Ahead>,
     /// How many of `ahead` have had their frame requested.
     requested: usize,
     last_requested: Option<u64>,
+    /// Where the last one that was looked up is.
+    last: Option<Location>,
+}
+
+/// A chunk that will be needed, and where it was found.
+struct Ahead {
+    entry: ListEntry,
+    location: Option<Location>,
 }
 
 impl ChunkReader {
@@ -79,15 +88,17 @@ impl ChunkReader {
     pub fn new(frames: &Arc<Frames>, content: &Content, prefetch: Option<Prefetch>) -> Result<Self, RepoError> {
         let walk = ListWalk::new(frames.clone(), ListKind::Plain, content, 0)?;
         let ahead = VecDeque::new();
-        Ok(ChunkReader { frames: frames.clone(), walk, prefetch, ahead, requested: 0, last_requested: None })
+        Ok(ChunkReader { frames: frames.clone(), walk, prefetch, ahead, requested: 0, last_requested: None, last: None })
     }
 
     /// The next chunk.
     pub fn next_chunk(&mut self) -> Result<Option<ChunkBytes>, RepoError> {
         self.look_ahead()?;
-        let Some(entry) = self.ahead.pop_front() else { return Ok(None) };
+        let Some(Ahead { entry, location }) = self.ahead.pop_front() else { return Ok(None) };
         self.requested = self.requested.saturating_sub(1);
-        let chunk = self.frames.chunk(&entry.id)?;
+        // What went wrong at the place that was found first may be right at another.
+        let found = location.and_then(|location| self.frames.at(&location).ok());
+        let chunk = found.map_or_else(|| self.frames.chunk(&entry.id), Ok)?;
         if chunk.len() as u64 != entry.bytes {
             let why = format!("chunk {} has {} bytes where {} were promised", entry.id, chunk.len(), entry.bytes);
             return Err(RepoError::Malformed { why });
@@ -98,17 +109,16 @@ impl ChunkReader {
     fn look_ahead(&mut self) -> Result<(), RepoError> {
         let want = if self.prefetch.is_some() { AHEAD_CHUNKS } else { 1 };
         while self.ahead.len() < want {
-            match self.walk.next_entry()? {
-                Some(entry) => self.ahead.push_back(entry),
-                None => break,
-            }
+            let Some(entry) = self.walk.next_entry()? else { break };
+            let location = self.locate(&entry.id)?;
+            self.ahead.push_back(Ahead { entry, location });
         }
         let Some(prefetch) = &self.prefetch else { return Ok(()) };
-        while let Some(entry) = self.ahead.get(self.requested) {
-            if let Some(location) = self.frames.index().find(&entry.id)?.into_iter().next() {
+        while let Some(Ahead { location, .. }) = self.ahead.get(self.requested) {
+            if let Some(location) = location {
                 let first = location.frame.first;
                 if self.last_requested != Some(first) {
-                    if !prefetch.request(location.frame) {
+                    if !prefetch.request(location.frame.clone()) {
                         break;
                     }
                     self.last_requested = Some(first);
@@ -117,6 +127,16 @@ impl ChunkReader {
             self.requested += 1;
         }
         Ok(())
+    }
+
+    fn locate(&mut self, id: &ChunkId) -> Result<Option<Location>, RepoError> {
+        let next = self.last.as_ref().and_then(|last| last.next_if(id));
+        let found = match next {
+            Some(next) => Some(next),
+            None => self.frames.index().find(id)?.into_iter().next(),
+        };
+        self.last = found.clone().or(self.last.take());
+        Ok(found)
     }
 }
 

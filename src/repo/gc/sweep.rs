@@ -8,6 +8,7 @@
 //! dead frames may be differences to what has gone, and a writer that did not see them named would publish what needs them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::backend::{BackendError, remove_if_there};
 use crate::format::pack::ChunkEntry;
@@ -201,7 +202,7 @@ fn copy_all(
             if monitor.interrupted() {
                 return Err(RepoError::Interrupted);
             }
-            match copy(repository, &frame, keep) {
+            match copy(repository, &Arc::new(frame), keep) {
                 // Once something stays where it is, copies are of no use: the rest is only read.
                 Ok(Some(copy)) if unreadable.is_empty() && copies == Copies::Write => {
                     packer.add(&copy.encoded, &copy.raw, &copy.prefix, &on_written)?;
@@ -273,23 +274,18 @@ fn decide(repository: &Repository, condemned: &Condemned, reached: Bitmap) -> Re
 
 /// What is copied of a frame: all of it with its bases, or what stays of it, compressed again with the same bases; so
 /// its depth remains. Every chunk is compared with its id, so damage is never copied.
-fn copy(repository: &Repository, info: &FrameInfo, keep: &Keep) -> Result<Option<Copy>, RepoError> {
+fn copy(repository: &Repository, info: &Arc<FrameInfo>, keep: &Keep) -> Result<Option<Copy>, RepoError> {
     if !(info.first..).zip(&info.entry.chunks).any(|(number, _)| keep.contains(number)) {
         return Ok(None);
     }
-    let whole = repository.frames().raw(info)?;
+    let whole = repository.frames().decoded(info)?;
     let (mut raw, mut chunks): (Vec<u8>, Vec<ChunkEntry>) = (Vec::new(), Vec::new());
-    let mut rest = whole.as_slice();
-    for (chunk, number) in info.entry.chunks.iter().zip(info.first..) {
-        let (bytes, tail) = rest.split_at(rest.len().min(chunk.len as usize));
-        rest = tail;
+    for (position, (chunk, number)) in info.entry.chunks.iter().zip(info.first..).enumerate() {
         if !keep.contains(number) {
             continue;
         }
-        if repository.keys().chunk_id(bytes) != chunk.id {
-            return Err(RepoError::DamagedChunk { id: chunk.id });
-        }
-        raw.extend_from_slice(bytes);
+        let bytes = whole.bytes(position).filter(|_| whole.is_proven(repository.keys(), position));
+        raw.extend_from_slice(bytes.ok_or(RepoError::DamagedChunk { id: chunk.id })?);
         chunks.push(*chunk);
     }
     let prefix = repository.frames().prefix(&info.entry.bases, info.entry.depth)?;
