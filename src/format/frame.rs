@@ -15,6 +15,11 @@ pub const MAX_FRAME_CHUNKS: usize = 1 << 16;
 /// A frame's depth is at most this. A base chunk must be read from a frame of smaller depth, so reading ends.
 pub const MAX_DEPTH: u8 = 8;
 
+/// How a prefix is searched beside what the level does: 2^17 places of 64 bytes each, one in 2^4. The fast matchers forget
+/// most of a prefix of megabytes; long matches are what it is for.
+const LONG_MATCHES: [CParameter; 3] =
+    [CParameter::LdmHashLog(17), CParameter::LdmMinMatch(64), CParameter::LdmHashRateLog(4)];
+
 /// Compresses `raw` (at most [`MAX_FRAME_RAW`]) with `prefix` (at most [`MAX_BASE_RAW`]; empty for none).
 pub fn compress(level: i32, raw: &[u8], prefix: &[u8]) -> Result<Vec<u8>, FormatError> {
     let fail = |code| FormatError::Zstd { what: "compression", why: get_error_name(code).to_owned() };
@@ -27,6 +32,10 @@ pub fn compress(level: i32, raw: &[u8], prefix: &[u8]) -> Result<Vec<u8>, Format
     context.set_parameter(CParameter::CompressionLevel(level)).map_err(fail)?;
     context.set_parameter(CParameter::WindowLog(window_log)).map_err(fail)?;
     if !prefix.is_empty() {
+        context.set_parameter(CParameter::EnableLongDistanceMatching(true)).map_err(fail)?;
+        for parameter in LONG_MATCHES {
+            context.set_parameter(parameter).map_err(fail)?;
+        }
         context.ref_prefix(prefix).map_err(fail)?;
     }
     let mut out = Vec::with_capacity(compress_bound(raw.len()));

@@ -66,8 +66,6 @@ pub struct TreeOptions {
     /// Absolute paths below which files change and vanish while they are read, as those of a server at work: that is
     /// no failure there.
     pub changing: Vec<PathBuf>,
-    /// Deltas are at most this deep, where less than the format allows pays.
-    pub max_depth: Option<u8>,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -279,9 +277,6 @@ pub fn tree(
         return dry_run(&run, walk, options.force, summary, monitor);
     }
     let mut writer = begin(repository, options, monitor)?;
-    if let Some(depth) = tree.max_depth {
-        writer.limit_depth(depth);
-    }
     let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;

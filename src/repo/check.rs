@@ -6,8 +6,8 @@
 //! every pack has the content its name says, every frame decodes, every chunk has the content its id says.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 

@@ -41,6 +41,8 @@ struct OpenPack {
 }
 
 const OPEN_PACKS: usize = 64;
+/// What is set aside for a base before its length is known.
+const USUAL_CHUNK: usize = 24 << 10;
 
 impl Frames {
     /// A reader with an empty cache.
@@ -187,7 +189,8 @@ impl Frames {
     }
 
     fn prefix_within(&self, bases: &[ChunkId], depth: u8, work: &mut Work) -> Result<Vec<u8>, RepoError> {
-        let mut prefix = Vec::new();
+        // Room for chunks of the usual length, so that a prefix of megabytes is not moved while it grows.
+        let mut prefix = Vec::with_capacity((bases.len() * USUAL_CHUNK).min(MAX_BASE_RAW));
         for base in bases {
             let bytes = self.base_bytes(base, depth, work)?;
             work.base(bytes.len())?;

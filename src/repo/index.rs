@@ -19,6 +19,7 @@ pub mod heal;
 mod recent;
 pub mod refresh;
 mod rows;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,13 +40,13 @@ use crate::repo::index::rows::{
 };
 
 /// Raised when the tables change; another version's file is made anew.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 const CREATE: &str = "
 CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, len INTEGER NOT NULL,
                   header BLOB NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE frame(first INTEGER PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL, offset INTEGER NOT NULL,
-                   stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL);
+                   stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL, work INTEGER);
 CREATE INDEX frame_pack ON frame(pack);
 CREATE TABLE chunk(id BLOB NOT NULL, no INTEGER NOT NULL, PRIMARY KEY(id, no)) WITHOUT ROWID;
 CREATE TABLE counter(next INTEGER NOT NULL, state INTEGER NOT NULL, repository BLOB NOT NULL);
@@ -82,6 +83,8 @@ pub struct FrameInfo {
     pub slot: u32,
     /// What the footer says.
     pub entry: FrameEntry,
+    /// What has to be decoded for its bases, in KiB, where that is known ([`Index::work_kib`]).
+    pub base_work_kib: Option<u32>,
 }
 
 impl FrameInfo {
@@ -233,8 +236,7 @@ impl Index {
 
     /// The frame that holds the chunk of this number.
     pub fn frame_of(&self, number: ChunkNo) -> Result<Option<Arc<FrameInfo>>, RepoError> {
-        let recent = || self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = recent().find(number);
+        let known = self.recent().find(number);
         if known.is_some() {
             return Ok(known);
         }
@@ -245,7 +247,7 @@ impl Index {
             statement.query_row([number], frame_row).optional().map_err(self.failed())?
         };
         let Some(frame) = frame.filter(|frame| frame.holds(number)).map(Arc::new) else { return Ok(None) };
-        recent().insert(frame.clone());
+        self.recent().insert(frame.clone());
         Ok(Some(frame))
     }
 
@@ -404,9 +406,13 @@ impl Index {
         transaction.commit().map_err(self.failed())
     }
 
+    fn recent(&self) -> MutexGuard<'_, RecentFrames> {
+        self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Forgets the frames that were looked up: their rows may have gone.
     fn drop_frames(&self) {
-        *self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = RecentFrames::default();
+        *self.recent() = RecentFrames::default();
     }
 
     /// Removes packs that have gone from storage.
@@ -473,8 +479,8 @@ fn add_pack(
     let pack = connection.last_insert_rowid();
     let mut next: u64 = connection.query_row("SELECT next FROM counter", [], |row| row.get(0))?;
     let mut pack_sum = pack_sum(kind as u8, len, header);
-    let sql = "INSERT INTO frame(first, pack, slot, offset, stored_len, depth, body, sum)
-               VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT INTO frame(first, pack, slot, offset, stored_len, depth, body, sum, work)
+               VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, iif(?6 = 0, 0, NULL))";
     let mut insert_frame = connection.prepare_cached(sql)?;
     let mut insert_chunk = connection.prepare_cached("INSERT INTO chunk(id, no) VALUES(?1, ?2)")?;
     for (slot, frame) in frames.iter().enumerate() {

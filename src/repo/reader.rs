@@ -88,7 +88,15 @@ impl ChunkReader {
     pub fn new(frames: &Arc<Frames>, content: &Content, prefetch: Option<Prefetch>) -> Result<Self, RepoError> {
         let walk = ListWalk::new(frames.clone(), ListKind::Plain, content, 0)?;
         let ahead = VecDeque::new();
-        Ok(ChunkReader { frames: frames.clone(), walk, prefetch, ahead, requested: 0, last_requested: None, last: None })
+        Ok(ChunkReader {
+            frames: frames.clone(),
+            walk,
+            prefetch,
+            ahead,
+            requested: 0,
+            last_requested: None,
+            last: None,
+        })
     }
 
     /// The next chunk.

@@ -7,6 +7,7 @@
 
 pub mod content;
 pub mod core;
+pub mod group;
 pub mod lane;
 pub mod packer;
 pub mod parent;
@@ -90,11 +91,6 @@ impl<'r> Writer<'r> {
     /// From here on what is stored already is read back before it is relied on: damaged copies are stored again.
     pub fn read_back(&mut self) {
         self.core.read_back();
-    }
-
-    /// From here on new frames are at most this deep: less is saved, and each is read sooner.
-    pub fn limit_depth(&mut self, max_depth: u8) {
-        self.core.limit_depth(max_depth);
     }
 
     /// Stores everything that `source` gives, cut into chunks. `parent` is what it most probably resembles.

@@ -8,6 +8,7 @@ use cairn::format::record::SnapshotKind;
 use cairn::orchestrate::backup::{self, TreeOptions};
 use cairn::progress::Silent;
 use cairn::repo::gc::{self, GcOptions};
+use cairn::repo::writer::group::BASE_WORK_KIB;
 use cairn::repo::{Repository, SnapshotInfo};
 
 use crate::support::faulty::Operation;
@@ -41,15 +42,10 @@ impl World {
 
     /// Saves the tree; new raw bytes, and bytes written to data packs.
     fn save_tree(&self) -> (u64, u64) {
-        self.save_tree_with(None)
-    }
-
-    /// The same, with deltas that are at most so deep.
-    fn save_tree_with(&self, max_depth: Option<u8>) -> (u64, u64) {
         let repository = self.open();
         self.recording.take();
         let roots = vec![self.directory.path().join("tree")];
-        let tree = TreeOptions { roots, max_depth, ..TreeOptions::default() };
+        let tree = TreeOptions { roots, ..TreeOptions::default() };
         let outcome = backup::tree(&repository, tree, &options("tree"), &Silent).unwrap();
         (outcome.summary.new_bytes, self.recording.tally(Operation::Write, Kind::DataPack).amount)
     }
@@ -103,24 +99,53 @@ fn a_file_of_a_tree_that_changed_in_one_row_is_stored_as_a_difference_to_the_sam
     assert!(stored < 1000, "{stored} bytes stored for nine that changed");
 }
 
-/// The sixth of six base backups took twenty times as long to restore as the first: every page that had changed was a
-/// difference to a difference to a difference.
-#[test]
-fn deltas_that_may_be_two_deep_are_never_three_deep() {
-    for (max_depth, whole) in [(None, None), (Some(2), Some(3))] {
-        let world = World::new();
-        let mut content = noise("one", 300_000);
-        for version in 0..6 {
-            content[150_000 + version] = b'!';
-            content[150_100 + version] ^= 0xFF;
-            world.write("file", &content);
-            // Without what this machine remembers of similar chunks only the version before serves as base.
-            let _ = std::fs::remove_dir_all(world.directory.path().join("cache"));
-            let (_, stored) = world.save_tree_with(max_depth);
-            let expect_whole = version == 0 || Some(version) == whole;
-            assert_eq!(stored > 2000, expect_whole, "{max_depth:?}: version {version} took {stored} bytes");
-        }
+/// Pages of 4 KiB, each changed a little and all in another order, so that what a frame resembles lies in many others.
+fn scattered(before: &[u8], version: u64) -> Vec<u8> {
+    let mut pages: Vec<Vec<u8>> = before.chunks(4096).map(<[u8]>::to_vec).collect();
+    let mut state = version.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for at in (1..pages.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        pages.swap(at, (state % (at as u64 + 1)) as usize);
+        let changed = pages[at].len() / 2;
+        pages[at][changed] ^= version as u8 | 1;
     }
+    pages.concat()
+}
+
+/// The sixth of six base backups took twenty times as long to restore as the first: each frame had bases in many others, and
+/// those had too. One that could not be kept in memory took minutes.
+#[test]
+fn changes_all_over_made_each_level_of_deltas_multiply_what_a_restore_decodes() {
+    let world = World::new();
+    let mut bytes = noise("pages", 12 << 20);
+    let (first, _) = world.save_stream(&bytes);
+    let mut smaller = 0;
+    for version in 1..=6 {
+        bytes = scattered(&bytes, version);
+        smaller += usize::from(world.save_stream(&bytes).0 < first / 2);
+    }
+    assert!(smaller >= 2, "only {smaller} of six versions were stored as deltas");
+    let works = |repository: &Repository| {
+        let packs = repository.index().packs().unwrap();
+        let frames = packs.iter().flat_map(|pack| repository.index().frames_of_pack(pack.no).unwrap());
+        let works = frames.map(|frame| {
+            let bases = (frame.entry.depth, frame.entry.bases.clone());
+            (frame.entry.chunks[0].id, bases, repository.index().work_kib(&Arc::new(frame)).unwrap())
+        });
+        let mut works: Vec<_> = works.collect();
+        works.sort_by_key(|(id, ..)| *id);
+        works
+    };
+    let noted = works(&world.open());
+    let deepest = noted.iter().map(|(_, (depth, _), _)| *depth).max().unwrap();
+    let most = noted.iter().map(|(.., work)| *work).max().unwrap();
+    assert!(deepest >= 2 && most > BASE_WORK_KIB / 4, "depth {deepest} and {most} KiB: nothing was at stake");
+    assert!(most <= BASE_WORK_KIB + (8 << 10), "reading one frame costs {most} KiB");
+    // Another machine works out what this one noted.
+    std::fs::remove_dir_all(world.directory.path().join("cache")).unwrap();
+    assert!(works(&world.open()) == noted, "what was noted is not what follows from the packs");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::repo::index::{ChunkNo, FrameInfo, PackInfo};
 macro_rules! frames {
     ($end:literal) => {
         concat!(
-            "SELECT first, pack, slot, offset, stored_len, depth, body, frame.sum, pack.id
+            "SELECT first, pack, slot, offset, stored_len, depth, body, frame.sum, pack.id, frame.work
              FROM frame CROSS JOIN pack ON pack.no = frame.pack ",
             $end
         )
@@ -114,7 +114,9 @@ pub(super) fn frame_row(row: &rusqlite::Row<'_>) -> Result<FrameInfo, rusqlite::
     entry.offset = row.get(3)?;
     entry.stored_len = row.get(4)?;
     entry.depth = row.get(5)?;
-    let info = FrameInfo { first: row.get(0)?, pack: row.get(1)?, slot: row.get(2)?, entry };
+    // No sum covers it, and nothing but the choice of bases depends on it.
+    let base_work_kib = row.get(9).unwrap_or_default();
+    let info = FrameInfo { first: row.get(0)?, pack: row.get(1)?, slot: row.get(2)?, entry, base_work_kib };
     let (sum, pack): (i64, Vec<u8>) = (row.get(7)?, row.get(8)?);
     let pack = ObjectId::from_slice(&pack).map_err(malformed)?;
     if frame_sum(&pack, info.first, info.slot, &info.entry, &body) != sum {

@@ -4,11 +4,10 @@
 //! one zstd frame for many small changes costs far less than one each. Memory: one open group of each sort and kind,
 //! the frames in the queue, and the ids of chunks that no written pack holds yet.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::format::frame::MAX_DEPTH;
-use crate::format::pack::ChunkEntry;
 use crate::format::{ChunkId, Kind};
 use crate::repo::Condemned;
 use crate::repo::bitmap::Bitmap;
@@ -16,40 +15,12 @@ use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
 use crate::repo::index::Location;
 use crate::repo::similar::{self, SimilarTable};
+use crate::repo::writer::group::{Group, Offer};
 use crate::repo::writer::lane::Run;
 use crate::repo::writer::pipeline::{Job, Pipeline};
 
-/// Raw bytes after which a frame is handed on.
-const FRAME_BYTES: usize = 1 << 20;
-/// Bytes of bases after which a delta frame is handed on.
-const FRAME_BASE_BYTES: usize = 4 << 20;
-/// Chunks, or bases, after which a frame is handed on.
-const FRAME_CHUNKS: usize = 8 << 10;
-
 /// Similar chunks taken as bases of one chunk.
-const SIMILAR: usize = 3;
-/// Frames that the bases of one delta frame may lie in: bounds what reading it costs.
-const BASE_FRAMES: usize = 24;
-
-#[derive(Default)]
-struct Group {
-    raw: Vec<u8>,
-    chunks: Vec<ChunkEntry>,
-    bases: Vec<Location>,
-    base_numbers: HashSet<u64>,
-    base_frames: HashSet<u64>,
-    base_bytes: usize,
-}
-
-impl Group {
-    fn is_full(&self) -> bool {
-        self.raw.len() >= FRAME_BYTES
-            || self.base_bytes >= FRAME_BASE_BYTES
-            || self.chunks.len() >= FRAME_CHUNKS
-            || self.bases.len() >= FRAME_CHUNKS
-            || self.base_frames.len() >= BASE_FRAMES
-    }
-}
+const SIMILAR: usize = 8;
 
 /// Counts of a writer.
 #[derive(Debug, Default, Clone, Copy)]
@@ -75,8 +46,6 @@ pub struct Core {
     similar: SimilarTable,
     /// Whether what is stored already counts only after it was read back, and nothing new is built on it.
     read_back: bool,
-    /// New frames are at most this deep.
-    max_depth: u8,
     /// Counts so far.
     pub stats: WriteStats,
 }
@@ -104,7 +73,6 @@ impl Core {
             gear,
             similar,
             read_back: false,
-            max_depth: MAX_DEPTH,
             stats: WriteStats::default(),
         }
     }
@@ -113,11 +81,6 @@ impl Core {
     /// chunk may be a base itself, and then only a copy in a frame of depth 0 serves every frame that needs it.
     pub fn read_back(&mut self) {
         self.read_back = true;
-    }
-
-    /// From here on new frames are at most this deep.
-    pub fn limit_depth(&mut self, max_depth: u8) {
-        self.max_depth = max_depth.min(MAX_DEPTH);
     }
 
     /// The reader of what is stored.
@@ -202,9 +165,8 @@ impl Core {
         if self.read_back {
             return Ok(None);
         }
-        let usable = |location: &Location| {
-            location.frame.entry.depth < self.max_depth && !self.condemned.contains(location.number())
-        };
+        let usable =
+            |location: &Location| location.frame.entry.depth < MAX_DEPTH && !self.condemned.contains(location.number());
         Ok(self.frames.index().find(id)?.into_iter().find(usable))
     }
 
@@ -229,31 +191,44 @@ impl Core {
     /// Takes a run and the chunks it may be a delta of.
     pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>) -> Result<(), RepoError> {
         let delta = !bases.is_empty();
+        let offers = self.offers(&bases)?;
         for base in &bases {
             self.rely_on(base);
         }
         let Some((_, _, group)) = self.groups.iter_mut().find(|(k, d, _)| *k == kind && *d == delta) else {
             return Err(RepoError::Malformed { why: format!("a run for a {kind}") });
         };
-        group.raw.extend_from_slice(&run.raw);
-        group.chunks.extend_from_slice(&run.chunks);
-        for base in bases {
-            if group.base_numbers.insert(base.number()) {
-                group.base_bytes += base.chunk().len as usize;
-                group.base_frames.insert(base.frame.first);
-                group.bases.push(base);
-            }
-        }
-        if group.is_full() {
-            let group = std::mem::take(group);
+        let before = group.costs_too_much_with(&offers).then(|| std::mem::take(group));
+        group.add(run, bases, offers);
+        let full = group.is_full().then(|| std::mem::take(group));
+        for group in before.into_iter().chain(full) {
             self.submit(kind, group)?;
         }
         Ok(())
     }
 
+    /// The frames that bases lie in, and what reading each costs.
+    fn offers(&self, bases: &[Location]) -> Result<Vec<Offer>, RepoError> {
+        let mut offers: Vec<Offer> = Vec::new();
+        let mut places = HashMap::new();
+        for base in bases {
+            let place = match places.get(&base.frame.first) {
+                Some(place) => *place,
+                None => {
+                    let work_kib = self.frames.index().work_kib(&base.frame)?;
+                    offers.push(Offer { frame: base.frame.first, bytes: 0, work_kib });
+                    places.insert(base.frame.first, offers.len() - 1);
+                    offers.len() - 1
+                }
+            };
+            offers[place].bytes += u64::from(base.chunk().len);
+        }
+        Ok(offers)
+    }
+
     fn submit(&mut self, kind: Kind, group: Group) -> Result<(), RepoError> {
-        let Group { raw, chunks, bases, .. } = group;
-        self.pipeline.submit(Job { kind, raw, chunks, bases })
+        let Group { raw, chunks, bases, base_work_kib, .. } = group;
+        self.pipeline.submit(Job { kind, raw, chunks, bases, base_work_kib })
     }
 
     /// What was learnt of similar chunks.

@@ -24,11 +24,6 @@ use crate::source::wait;
 
 const STOP: &str = "stop-postgres";
 const STEP: &str = "capture-postgres";
-/// How deep deltas of a cluster's files may be. Updates touch pages all over, so each delta frame has bases in many others,
-/// and each level multiplies what is decoded for a chunk. The sixth of six base backups of 262 MiB came back in 16.9 s
-/// with the format's limit of 8, in 1.05 s with 3, in 0.72 s with 2 and in 0.65 s with 1; the repository had 39.2, 39.5, 41.7
-/// and 44.2 MiB (scripts/compare-base; pgBackRest: 0.74 s, 101 MiB of full and 88 MiB of incremental backups).
-const PAGES_DEPTH: u8 = 2;
 
 pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
     match scene.executor.profile.postgres.method {
@@ -101,8 +96,7 @@ fn copy(
         let layout = data_layout(settings)?;
         let before = at_rest(settings, &layout, &stop)?;
         let exclude = Patterns::new(layout.excludes()?.iter().map(String::as_bytes))?;
-        let tree =
-            TreeOptions { roots: layout.roots(), exclude, max_depth: Some(PAGES_DEPTH), ..TreeOptions::default() };
+        let tree = TreeOptions { roots: layout.roots(), exclude, ..TreeOptions::default() };
         let (part, missed) = slot.tree(Role::FILES, tree, STEP, notes)?;
         if at_rest(settings, &layout, &stop)? != before {
             let server = settings.server();
@@ -153,7 +147,6 @@ fn base(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateErr
             changing: roots.clone(),
             roots,
             exclude: Patterns::new(backup.excludes()?.iter().map(String::as_bytes))?,
-            max_depth: Some(PAGES_DEPTH),
             ..TreeOptions::default()
         };
         let (base, missed) = scene.store.tree(Role::BASE, tree, STEP, notes)?;
