@@ -45,6 +45,16 @@ pub fn compress(level: i32, raw: &[u8], prefix: &[u8]) -> Result<Vec<u8>, Format
 
 /// Decompresses a frame that must give exactly `raw_len` bytes (at most [`MAX_FRAME_RAW`]).
 pub fn decompress(compressed: &[u8], raw_len: usize, prefix: &[u8]) -> Result<Vec<u8>, FormatError> {
+    decompress_into(Vec::new(), compressed, raw_len, prefix)
+}
+
+/// [`decompress`] into a buffer that is there already; what is in it is replaced.
+pub fn decompress_into(
+    mut out: Vec<u8>,
+    compressed: &[u8],
+    raw_len: usize,
+    prefix: &[u8],
+) -> Result<Vec<u8>, FormatError> {
     for (what, found, limit) in
         [("frame length", raw_len, MAX_FRAME_RAW), ("frame base length", prefix.len(), MAX_BASE_RAW)]
     {
@@ -57,7 +67,8 @@ pub fn decompress(compressed: &[u8], raw_len: usize, prefix: &[u8]) -> Result<Ve
     if !prefix.is_empty() {
         context.ref_prefix(prefix).map_err(fail)?;
     }
-    let mut out = Vec::with_capacity(raw_len);
+    out.clear();
+    out.reserve_exact(raw_len);
     context.decompress(&mut out, compressed).map_err(fail)?;
     if out.len() != raw_len {
         let why = format!("{} bytes where {raw_len} were promised", out.len());

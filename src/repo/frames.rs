@@ -7,6 +7,7 @@
 //! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
 //! looked up once more.
 
+mod buffers;
 mod decoded;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use crate::format::frame::{self, MAX_BASE_RAW, MAX_DEPTH};
 use crate::format::{ChunkId, FormatError, Kind};
 use crate::progress::Silent;
 use crate::repo::error::RepoError;
+use crate::repo::frames::buffers::Buffers;
 pub use crate::repo::frames::decoded::{CACHE_BYTES, ChunkBytes, Decoded};
 use crate::repo::frames::decoded::{Cache, Slot};
 use crate::repo::index::{FrameInfo, Index, Location, PackInfo};
@@ -29,6 +31,7 @@ pub struct Frames {
     index: Arc<Index>,
     max_work: u64,
     cache: Mutex<Cache>,
+    buffers: Buffers,
     loaded: Condvar,
     packs: Mutex<Vec<Arc<OpenPack>>>,
     /// Whether the index was healed because of a chunk that seemed to be nowhere.
@@ -53,6 +56,7 @@ impl Frames {
             index,
             max_work: MAX_WORK,
             cache: Mutex::default(),
+            buffers: Buffers::default(),
             loaded: Condvar::new(),
             packs: Mutex::default(),
             healed: Mutex::default(),
@@ -155,13 +159,16 @@ impl Frames {
         drop(cache);
         let result = self.load(info, work).map_err(|error| self.frame_error(info, error));
         let mut cache = self.lock();
+        let mut gone = Vec::new();
         match &result {
-            Ok(frame) => cache.keep(info.first, frame.clone()),
+            Ok(frame) => gone = cache.keep(info.first, frame.clone()),
             Err(_) => {
                 cache.slots.remove(&info.first);
             }
         }
         drop(cache);
+        // Those that somebody still uses go when he has done.
+        gone.into_iter().filter_map(Arc::into_inner).for_each(|frame| self.buffers.give(frame.into_raw()));
         self.loaded.notify_all();
         result
     }
@@ -172,7 +179,9 @@ impl Frames {
         let pack = self.open_pack(info.pack)?;
         let prefix = self.prefix_within(&info.entry.bases, info.entry.depth, work)?;
         let compressed = pack.envelope.open(u64::from(info.slot), &mut sealed)?;
-        let raw = frame::decompress(compressed, info.entry.raw_len(), &prefix)?;
+        let room = self.buffers.take(info.entry.raw_len());
+        let raw = frame::decompress_into(room, compressed, info.entry.raw_len(), &prefix)?;
+        self.buffers.give(prefix);
         Ok(Arc::new(Decoded::new(info.clone(), raw)))
     }
 
@@ -190,7 +199,7 @@ impl Frames {
 
     fn prefix_within(&self, bases: &[ChunkId], depth: u8, work: &mut Work) -> Result<Vec<u8>, RepoError> {
         // Room for chunks of the usual length, so that a prefix of megabytes is not moved while it grows.
-        let mut prefix = Vec::with_capacity((bases.len() * USUAL_CHUNK).min(MAX_BASE_RAW));
+        let mut prefix = self.buffers.take((bases.len() * USUAL_CHUNK).min(MAX_BASE_RAW));
         for base in bases {
             let bytes = self.base_bytes(base, depth, work)?;
             work.base(bytes.len())?;

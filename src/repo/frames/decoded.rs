@@ -71,7 +71,12 @@ impl Decoded {
 
     /// How many bytes the whole frame takes.
     fn size(&self) -> usize {
-        self.raw.len()
+        self.raw.capacity()
+    }
+
+    /// The buffer it was in.
+    pub(super) fn into_raw(self) -> Vec<u8> {
+        self.raw
     }
 }
 
@@ -127,8 +132,9 @@ impl Cache {
         Some(frame.clone())
     }
 
-    /// Keeps a frame, and lets go what is too much.
-    pub(super) fn keep(&mut self, first: ChunkNo, frame: Arc<Decoded>) {
+    /// Keeps a frame, and gives those that are too much.
+    pub(super) fn keep(&mut self, first: ChunkNo, frame: Arc<Decoded>) -> Vec<Arc<Decoded>> {
+        let mut gone = Vec::new();
         self.clock += 1;
         self.bytes += frame.size();
         self.uses.insert(self.clock, first);
@@ -138,10 +144,12 @@ impl Cache {
             self.uses.remove(&used);
         }
         while self.bytes > CACHE_BYTES {
-            let Some((_, oldest)) = self.uses.pop_first() else { return };
+            let Some((_, oldest)) = self.uses.pop_first() else { break };
             if let Some(Slot::Ready { frame, .. }) = self.slots.remove(&oldest) {
                 self.bytes -= frame.size();
+                gone.push(frame);
             }
         }
+        gone
     }
 }
