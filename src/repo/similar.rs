@@ -7,6 +7,8 @@
 //! Invariant: the table only ever proposes. It is kept in the cache directory, it can be lost or stale, two processes
 //! may overwrite each other's, and nothing but compression depends on it.
 
+use std::cmp::Reverse;
+
 use crate::format::ChunkId;
 
 /// Features a chunk.
@@ -51,17 +53,24 @@ pub fn sketch(gear: &[u64; 256], raw: &[u8]) -> Sketch {
     least.map(|value| (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
 }
 
-/// Which recent chunk had which feature. At most 14 MiB.
+/// Which recent chunks had which feature: the first one, and the last. At most 14 MiB.
+///
+/// The last one is most like what comes next, and most often a delta itself. Where only that is known, each version of a
+/// chunk is a delta to the one before, until they are as deep as they may be and a whole one is stored again. The first one
+/// mostly is whole.
 pub struct SimilarTable {
-    /// `feature << 32 | position + 1`; 0 is empty.
-    slots: Vec<u64>,
+    /// Positions in `chunks`, plus one; 0 is empty. Whether the chunk there has the feature is seen from its sketch.
+    firsts: Vec<u32>,
+    /// The same.
+    lasts: Vec<u32>,
     chunks: Vec<(ChunkId, Sketch)>,
     next: usize,
 }
 
 impl Default for SimilarTable {
     fn default() -> Self {
-        SimilarTable { slots: vec![0; CHUNKS * FEATURES], chunks: Vec::new(), next: 0 }
+        let slots = vec![0; CHUNKS * FEATURES];
+        SimilarTable { firsts: slots.clone(), lasts: slots, chunks: Vec::new(), next: 0 }
     }
 }
 
@@ -69,6 +78,12 @@ impl SimilarTable {
     fn slot(index: usize, feature: u32) -> usize {
         // Each feature has its own part of the table, so equal values of different features do not meet.
         index * CHUNKS + feature as usize % CHUNKS
+    }
+
+    /// The position in a slot, if the chunk there has this feature.
+    fn holder(&self, slot: u32, index: usize, feature: u32) -> Option<usize> {
+        let position = (slot as usize).checked_sub(1)?;
+        (self.chunks.get(position)?.1[index] == feature).then_some(position)
     }
 
     /// Remembers a chunk, in the place of the oldest when the table is full.
@@ -80,27 +95,42 @@ impl SimilarTable {
             self.chunks.push((id, sketch));
         }
         self.next = (position + 1) % CHUNKS;
-        for (index, feature) in sketch.iter().enumerate() {
-            self.slots[Self::slot(index, *feature)] = (u64::from(*feature) << 32) | (position as u64 + 1);
+        for (index, feature) in sketch.into_iter().enumerate() {
+            let slot = Self::slot(index, feature);
+            if self.holder(self.firsts[slot], index, feature).is_none() {
+                self.firsts[slot] = position as u32 + 1;
+            }
+            self.lasts[slot] = position as u32 + 1;
         }
     }
 
     /// The chunks that share most features with the sketch, the best first, at most `limit`.
     pub fn find(&self, sketch: &Sketch, limit: usize) -> Vec<ChunkId> {
-        let mut votes: Vec<(usize, usize)> = Vec::with_capacity(FEATURES);
+        let mut votes: Vec<(usize, usize)> = Vec::with_capacity(2 * FEATURES);
         for (index, feature) in sketch.iter().enumerate() {
-            let slot = self.slots[Self::slot(index, *feature)];
-            if slot == 0 || (slot >> 32) as u32 != *feature {
-                continue;
-            }
-            let position = (slot as u32 as usize).wrapping_sub(1);
-            match votes.iter_mut().find(|(other, _)| *other == position) {
-                Some((_, count)) => *count += 1,
-                None => votes.push((position, 1)),
+            let slot = Self::slot(index, *feature);
+            let first = self.holder(self.firsts[slot], index, *feature);
+            let last = self.holder(self.lasts[slot], index, *feature);
+            for position in first.into_iter().chain(last.filter(|last| Some(*last) != first)) {
+                match votes.iter_mut().find(|(other, _)| *other == position) {
+                    Some((_, count)) => *count += 1,
+                    None => votes.push((position, 1)),
+                }
             }
         }
-        votes.sort_unstable_by_key(|(position, count)| std::cmp::Reverse((*count, *position)));
+        votes.sort_unstable_by_key(|(position, count)| Reverse((*count, *position)));
         votes.iter().take(limit).filter_map(|(position, _)| self.chunks.get(*position).map(|chunk| chunk.0)).collect()
+    }
+
+    /// Says that a chunk cannot be a base: another one counts as the first with its features from now on.
+    pub fn reject(&mut self, id: &ChunkId, sketch: &Sketch) {
+        for (index, feature) in sketch.iter().enumerate() {
+            let slot = Self::slot(index, *feature);
+            let first = self.holder(self.firsts[slot], index, *feature);
+            if first.is_some_and(|position| self.chunks[position].0 == *id) {
+                self.firsts[slot] = 0;
+            }
+        }
     }
 
     /// The table as bytes: `magic:8 next:u32 (id:16 feature:u32 x 8)*`.
@@ -121,7 +151,10 @@ impl SimilarTable {
         if header[..8] != MAGIC || rows.len() > CHUNKS * ROW {
             return table;
         }
-        for row in rows.chunks_exact(ROW) {
+        // The oldest row comes first, so that it counts as first again.
+        let next = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        let (newer, older) = rows.split_at((next * ROW).min(rows.len()));
+        for row in older.chunks_exact(ROW).chain(newer.chunks_exact(ROW)) {
             let (id, features) = row.split_at(ChunkId::LEN);
             let Ok(id) = ChunkId::from_slice(id) else { break };
             let mut sketch = [0; FEATURES];
@@ -130,8 +163,6 @@ impl SimilarTable {
             }
             table.insert(id, sketch);
         }
-        let next = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
-        table.next = if next <= table.chunks.len() { next % CHUNKS } else { 0 };
         table
     }
 

@@ -14,7 +14,7 @@ use cairn::repo::RepoError;
 use cairn::repo::writer::packer::{EncodedFrame, Packer};
 
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, init, load, next_day, open, options, rows, store};
+use crate::support::{assert_sound, init, load, next_day, open, open_with, options, rows, store};
 
 fn fresh() -> (Arc<Memory>, Arc<dyn Backend>) {
     let memory = Memory::new();
@@ -99,6 +99,23 @@ fn contents_of_every_awkward_length_come_back() {
     let id = store(&open(&backend), "zeros", &zeros).unwrap().id.unwrap();
     assert_eq!(load(&open(&backend), &id).unwrap(), zeros);
     assert_sound(&open(&backend));
+}
+
+/// From the ninth day of a series on, deltas were as deep as they may be, and what changed was stored whole: thirty times what a
+/// day takes.
+#[test]
+fn days_after_the_deepest_delta_cost_no_more_than_those_before() {
+    let (_, backend) = fresh();
+    let cache = tempfile::tempdir().unwrap();
+    let mut bytes = rows(1, 8000);
+    let mut stored = Vec::new();
+    for day in 0..25 {
+        let repository = open_with(&backend, Some(cache.path().to_owned())).unwrap();
+        stored.push(store(&repository, "dump", &bytes).unwrap().summary.stored_bytes);
+        bytes = next_day(&bytes, day);
+    }
+    let (first, early, late): (u64, u64, u64) = (stored[0], stored[1..8].iter().sum(), stored[15..22].iter().sum());
+    assert!(late < 4 * early && late < first, "the first took {first}, seven days {early}, seven later ones {late}");
 }
 
 struct Failing(usize);

@@ -175,7 +175,11 @@ impl Core {
         let sketch = similar::sketch(&self.gear, raw);
         let mut found = Vec::new();
         for id in self.similar.find(&sketch, SIMILAR) {
-            found.extend(self.base(&id)?);
+            match self.base(&id)? {
+                Some(base) => found.push(base),
+                None if self.pipeline.is_pending(&id) => {}
+                None => self.similar.reject(&id, &sketch),
+            }
         }
         self.similar.insert(id, sketch);
         Ok(found)
