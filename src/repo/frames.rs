@@ -84,10 +84,15 @@ impl Frames {
 
     /// A chunk's bytes, compared with its id. Damaged copies are passed over where there is another.
     pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
-        match self.try_chunk(id) {
+        self.chunk_at(id, None)
+    }
+
+    /// The same, for who knows already where a copy is: that one is tried first.
+    pub fn chunk_at(&self, id: &ChunkId, known: Option<&Location>) -> Result<ChunkBytes, RepoError> {
+        match self.try_chunk(id, known) {
             Err(error) if error.is_not_found() || error.is_missing_chunk() => {
                 self.index.refresh(self.backend.as_ref(), &self.keys, &Silent)?;
-                match self.try_chunk(id) {
+                match self.try_chunk(id, None) {
                     Err(error) if error.is_missing_chunk() => self.heal_and_try(id),
                     result => result,
                 }
@@ -105,7 +110,7 @@ impl Frames {
             self.drop_cached();
         }
         drop(healed);
-        self.try_chunk(id)
+        self.try_chunk(id, None)
     }
 
     /// Forgets what was read, because numbers mean other frames than before. A frame that another thread is reading at
@@ -115,10 +120,19 @@ impl Frames {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn try_chunk(&self, id: &ChunkId) -> Result<ChunkBytes, RepoError> {
+    fn try_chunk(&self, id: &ChunkId, known: Option<&Location>) -> Result<ChunkBytes, RepoError> {
         let mut problem = RepoError::MissingChunk { id: *id };
         let mut work = self.work();
+        if let Some(location) = known {
+            match self.at_within(location, &mut work) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => problem = error,
+            }
+        }
         for location in self.index.find(id)? {
+            if known.is_some_and(|known| known.number() == location.number()) {
+                continue;
+            }
             match self.at_within(&location, &mut work) {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => problem = error,

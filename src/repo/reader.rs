@@ -104,9 +104,7 @@ impl ChunkReader {
         self.look_ahead()?;
         let Some(Ahead { entry, location }) = self.ahead.pop_front() else { return Ok(None) };
         self.requested = self.requested.saturating_sub(1);
-        // What went wrong at the place that was found first may be right at another.
-        let found = location.and_then(|location| self.frames.at(&location).ok());
-        let chunk = found.map_or_else(|| self.frames.chunk(&entry.id), Ok)?;
+        let chunk = self.frames.chunk_at(&entry.id, location.as_ref())?;
         if chunk.len() as u64 != entry.bytes {
             let why = format!("chunk {} has {} bytes where {} were promised", entry.id, chunk.len(), entry.bytes);
             return Err(RepoError::Malformed { why });
