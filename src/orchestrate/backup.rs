@@ -66,6 +66,8 @@ pub struct TreeOptions {
     /// Absolute paths below which files change and vanish while they are read, as those of a server at work: that is
     /// no failure there.
     pub changing: Vec<PathBuf>,
+    /// What the bases of a frame may cost a reader, in KiB of decoded bytes, where less than the usual pays.
+    pub max_base_work_kib: Option<u32>,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -277,6 +279,9 @@ pub fn tree(
         return dry_run(&run, walk, options.force, summary, monitor);
     }
     let mut writer = begin(repository, options, monitor)?;
+    if let Some(kib) = tree.max_base_work_kib {
+        writer.limit_base_work(kib);
+    }
     let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;

@@ -93,6 +93,12 @@ impl<'r> Writer<'r> {
         self.core.read_back();
     }
 
+    /// From here on reading the bases of a new frame costs at most this many KiB of decoded bytes: less is saved, and each is
+    /// read sooner.
+    pub fn limit_base_work(&mut self, kib: u32) {
+        self.core.limit_base_work(kib);
+    }
+
     /// Stores everything that `source` gives, cut into chunks. `parent` is what it most probably resembles.
     pub fn content(&mut self, parent: Option<Content>, source: &mut dyn Read) -> Result<Content, CopyError> {
         let mut splitter = self.splitter.take().ok_or(RepoError::Worker)?;

@@ -42,10 +42,15 @@ impl World {
 
     /// Saves the tree; new raw bytes, and bytes written to data packs.
     fn save_tree(&self) -> (u64, u64) {
+        self.save_tree_with(None)
+    }
+
+    /// The same, with bases that cost a reader at most so much.
+    fn save_tree_with(&self, max_base_work_kib: Option<u32>) -> (u64, u64) {
         let repository = self.open();
         self.recording.take();
         let roots = vec![self.directory.path().join("tree")];
-        let tree = TreeOptions { roots, ..TreeOptions::default() };
+        let tree = TreeOptions { roots, max_base_work_kib, ..TreeOptions::default() };
         let outcome = backup::tree(&repository, tree, &options("tree"), &Silent).unwrap();
         (outcome.summary.new_bytes, self.recording.tally(Operation::Write, Kind::DataPack).amount)
     }
@@ -97,6 +102,25 @@ fn a_file_of_a_tree_that_changed_in_one_row_is_stored_as_a_difference_to_the_sam
     let (new, stored) = world.save_tree();
     assert!((1..20_000).contains(&new), "{new} new bytes: the unchanged chunks of the file are there");
     assert!(stored < 1000, "{stored} bytes stored for nine that changed");
+}
+
+#[test]
+fn a_tree_that_asks_for_bases_of_little_work_gets_no_others() {
+    // Each version is a difference to the one before: its bases cost 293 KiB more than those did.
+    for (limit, whole) in [(None, None), (Some(700), Some(3))] {
+        let world = World::new();
+        let mut content = noise("one", 300_000);
+        for version in 0..6 {
+            content[150_000 + version] = b'!';
+            content[150_100 + version] ^= 0xFF;
+            world.write("file", &content);
+            // Without what this machine remembers of similar chunks only the version before serves as base.
+            let _ = std::fs::remove_dir_all(world.directory.path().join("cache"));
+            let (_, stored) = world.save_tree_with(limit);
+            let expect_whole = version == 0 || Some(version) == whole;
+            assert_eq!(stored > 2000, expect_whole, "{limit:?}: version {version} took {stored} bytes");
+        }
+    }
 }
 
 /// Pages of 4 KiB, each changed a little and all in another order, so that what a frame resembles lies in many others.

@@ -101,21 +101,20 @@ fn contents_of_every_awkward_length_come_back() {
     assert_sound(&open(&backend));
 }
 
-/// From the ninth day of a series on, deltas were as deep as they may be, and what changed was stored whole: thirty times what a
-/// day takes.
+/// From the ninth day of a series on, deltas were as deep as they may be, and what changed was stored whole.
 #[test]
 fn days_after_the_deepest_delta_cost_no_more_than_those_before() {
     let (_, backend) = fresh();
     let cache = tempfile::tempdir().unwrap();
-    let mut bytes = rows(1, 8000);
+    let mut bytes = rows(1, 20_000);
     let mut stored = Vec::new();
     for day in 0..25 {
         let repository = open_with(&backend, Some(cache.path().to_owned())).unwrap();
         stored.push(store(&repository, "dump", &bytes).unwrap().summary.stored_bytes);
         bytes = next_day(&bytes, day);
     }
-    let (first, early, late): (u64, u64, u64) = (stored[0], stored[1..8].iter().sum(), stored[15..22].iter().sum());
-    assert!(late < 4 * early && late < first, "the first took {first}, seven days {early}, seven later ones {late}");
+    let most = stored[1..].iter().max().unwrap();
+    assert!(*most < stored[0] / 4, "the first took {}, and a later one {most}", stored[0]);
 }
 
 struct Failing(usize);

@@ -15,12 +15,16 @@ use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
 use crate::repo::index::Location;
 use crate::repo::similar::{self, SimilarTable};
-use crate::repo::writer::group::{Group, Offer};
+use crate::repo::writer::group::{BASE_WORK_KIB, Group, Offer};
 use crate::repo::writer::lane::Run;
 use crate::repo::writer::pipeline::{Job, Pipeline};
 
-/// Similar chunks taken as bases of one chunk.
+/// Similar chunks taken as bases of one chunk…
 const SIMILAR: usize = 8;
+/// …and of one that is shorter than this, for which looking further costs more than it saves.
+const SMALL: usize = 4 << 10;
+/// See [`SMALL`].
+const SIMILAR_TO_SMALL: usize = 3;
 
 /// Counts of a writer.
 #[derive(Debug, Default, Clone, Copy)]
@@ -46,6 +50,8 @@ pub struct Core {
     similar: SimilarTable,
     /// Whether what is stored already counts only after it was read back, and nothing new is built on it.
     read_back: bool,
+    /// What reading the bases of a new frame may cost.
+    base_work_kib: u32,
     /// Counts so far.
     pub stats: WriteStats,
 }
@@ -73,6 +79,7 @@ impl Core {
             gear,
             similar,
             read_back: false,
+            base_work_kib: BASE_WORK_KIB,
             stats: WriteStats::default(),
         }
     }
@@ -81,6 +88,11 @@ impl Core {
     /// chunk may be a base itself, and then only a copy in a frame of depth 0 serves every frame that needs it.
     pub fn read_back(&mut self) {
         self.read_back = true;
+    }
+
+    /// From here on reading the bases of a new frame costs at most this much.
+    pub fn limit_base_work(&mut self, kib: u32) {
+        self.base_work_kib = kib.min(BASE_WORK_KIB);
     }
 
     /// The reader of what is stored.
@@ -174,7 +186,8 @@ impl Core {
     pub fn similar(&mut self, id: ChunkId, raw: &[u8]) -> Result<Vec<Location>, RepoError> {
         let sketch = similar::sketch(&self.gear, raw);
         let mut found = Vec::new();
-        for id in self.similar.find(&sketch, SIMILAR) {
+        let limit = if raw.len() < SMALL { SIMILAR_TO_SMALL } else { SIMILAR };
+        for id in self.similar.find(&sketch, limit) {
             match self.base(&id)? {
                 Some(base) => found.push(base),
                 None if self.pipeline.is_pending(&id) => {}
@@ -192,18 +205,18 @@ impl Core {
         self.stats.new_chunks += 1;
     }
 
-    /// Takes a run and the chunks it may be a delta of.
-    pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>) -> Result<(), RepoError> {
+    /// Takes a run and the chunks it may be a delta of, of which the first `anchored` stand where it stands in the parent.
+    pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>, anchored: usize) -> Result<(), RepoError> {
         let delta = !bases.is_empty();
-        let offers = self.offers(&bases)?;
+        let offers = self.offers(&bases, anchored)?;
         for base in &bases {
             self.rely_on(base);
         }
         let Some((_, _, group)) = self.groups.iter_mut().find(|(k, d, _)| *k == kind && *d == delta) else {
             return Err(RepoError::Malformed { why: format!("a run for a {kind}") });
         };
-        let before = group.costs_too_much_with(&offers).then(|| std::mem::take(group));
-        group.add(run, bases, offers);
+        let before = group.costs_too_much_with(&offers, self.base_work_kib).then(|| std::mem::take(group));
+        group.add(run, bases, offers, self.base_work_kib);
         let full = group.is_full().then(|| std::mem::take(group));
         for group in before.into_iter().chain(full) {
             self.submit(kind, group)?;
@@ -212,20 +225,21 @@ impl Core {
     }
 
     /// The frames that bases lie in, and what reading each costs.
-    fn offers(&self, bases: &[Location]) -> Result<Vec<Offer>, RepoError> {
+    fn offers(&self, bases: &[Location], anchored: usize) -> Result<Vec<Offer>, RepoError> {
         let mut offers: Vec<Offer> = Vec::new();
         let mut places = HashMap::new();
-        for base in bases {
+        for (number, base) in bases.iter().enumerate() {
             let place = match places.get(&base.frame.first) {
                 Some(place) => *place,
                 None => {
                     let work_kib = self.frames.index().work_kib(&base.frame)?;
-                    offers.push(Offer { frame: base.frame.first, bytes: 0, work_kib });
+                    offers.push(Offer { frame: base.frame.first, bytes: 0, anchored: false, work_kib });
                     places.insert(base.frame.first, offers.len() - 1);
                     offers.len() - 1
                 }
             };
             offers[place].bytes += u64::from(base.chunk().len);
+            offers[place].anchored |= number < anchored;
         }
         Ok(offers)
     }

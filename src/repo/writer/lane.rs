@@ -87,9 +87,10 @@ impl Lane {
             return Ok(());
         }
         let mut bases = self.bases(core, right)?;
+        let anchored = bases.len();
         bases.append(&mut self.similar);
         let run = std::mem::take(&mut self.run);
-        core.add_run(self.kind, run, bases)
+        core.add_run(self.kind, run, bases, anchored)
     }
 
     /// The parent's chunks between the run's anchors, one more on each side: a cut that moved shares bytes with them.
