@@ -1,8 +1,9 @@
 //! Reading frames: fetch, open, decompress with the bases' content, keep the recently used ones.
 //!
-//! Invariants: what is kept is bounded (`frames/decoded.rs`); a frame is decoded by one thread while others wait for it; a base is only taken from a frame of smaller depth than the frame that names it, so
-//! reading ends whatever the footers say, and no two threads wait for each other; and what is decoded for one chunk is
-//! bounded ([`crate::repo::work`]), so it ends soon.
+//! Invariants: what is kept is bounded (`frames/decoded.rs`); a frame is decoded by one thread while others wait for it; a
+//! base is only taken from a frame of smaller depth than the frame that names it, so reading ends whatever the footers say,
+//! and no two threads wait for each other; and what is decoded for one chunk is bounded ([`crate::repo::work`]), so it ends
+//! soon.
 //!
 //! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
 //! looked up once more.
