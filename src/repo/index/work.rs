@@ -6,7 +6,7 @@
 //!
 //! Invariant: it only ever decides what becomes a base. A number that is wrong, or lost, costs time or space, never data.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rusqlite::{TransactionBehavior, params};
@@ -29,15 +29,16 @@ impl Index {
 
     /// Goes down by depth, so it ends; each frame's sum is kept, so each is worked out once.
     fn work_out(&self, frame: &Arc<FrameInfo>) -> Result<u32, RepoError> {
-        let mut below = HashMap::new();
+        // Of the frames below only the numbers are kept: there may be many, and each may be long.
+        let (mut seen, mut sum) = (HashSet::new(), 0_u32);
         for base in &frame.entry.bases {
             let copies = self.find(base)?;
-            let copy = copies.into_iter().find(|copy| copy.frame.entry.depth < frame.entry.depth);
-            below.extend(copy.map(|copy| (copy.frame.first, copy.frame)));
-        }
-        let mut sum = 0_u32;
-        for base in below.values() {
-            sum = sum.saturating_add(self.work_kib(base)?);
+            let Some(copy) = copies.into_iter().find(|copy| copy.frame.entry.depth < frame.entry.depth) else {
+                continue;
+            };
+            if seen.insert(copy.frame.first) {
+                sum = sum.saturating_add(self.work_kib(&copy.frame)?);
+            }
         }
         let connection = self.lock();
         let mut statement =
