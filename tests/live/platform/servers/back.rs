@@ -66,16 +66,24 @@ pub(super) fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
     all.iter().find(|one| one["component"] == component).unwrap_or_else(|| panic!("{component}: {}", ended.text))
 }
 
+/// On a machine of its own: others leave a new cluster behind, which does not read the platform's file of settings.
+#[test]
+fn a_platform_whose_log_is_archived_comes_back_by_a_time() {
+    let Some(platform) = Platform::boot() else { return };
+    platform.own_data();
+    let whole: Scenario = ("timed", timed::the_whole_platform_comes_back_by_a_time_and_postgresql_at_that_very_moment);
+    run(&platform, &[whole]);
+}
+
 #[test]
 fn a_backup_set_comes_back_onto_the_platform() {
     let Some(platform) = Platform::boot() else { return };
     platform.own_data();
-    let scenarios: [Scenario; 8] = [
+    let scenarios: [Scenario; 7] = [
         ("back", everything_comes_back_and_is_compared),
         ("back killed", a_restore_that_is_killed_is_undone),
         ("lost wiped", lost::what_was_wiped_comes_back_from_the_set_of_that_time),
         ("lost mounted", lost::a_data_directory_that_is_a_mount_point_gets_its_content_back),
-        ("timed", timed::the_whole_platform_comes_back_by_a_time_and_postgresql_at_that_very_moment),
         ("guide", guide::the_guide_leads_through_an_upgrade_and_a_disaster),
         ("back damaged", what_is_damaged_fails_and_the_rest_comes_back),
         ("back files", the_files_of_postgresql_come_back),
