@@ -24,10 +24,11 @@ use crate::source::wait;
 
 const STOP: &str = "stop-postgres";
 const STEP: &str = "capture-postgres";
-/// What the bases of a frame of a cluster's files may cost a reader. Updates touch pages all over, and what comes back is all of
-/// it: with 60 MiB the sixth of six base backups came back in 1.22 s, with 8 MiB in 0.93, with 2 MiB in 0.71; the repository had 35.1,
-/// 35.4 and 36.0 MiB (scripts/compare-base; pgBackRest 0.69 to 0.86 s, and 88 MiB).
+/// What the bases of a frame of a cluster's files may cost a reader: 1.5 MiB. Updates touch pages all over, and what comes back
+/// is all of it. With 60 MiB the sixth of six base backups came back in 1.22 s, with 8 MiB in 0.93, with 2 MiB in 0.71; the
+/// repository had 35.1, 35.4 and 36.0 MiB (scripts/compare-base; pgBackRest 0.69 to 0.86 s, and 88 MiB).
 const PAGES_WORK_KIB: u32 = 3 << 9;
+
 pub fn capture(scene: &Scene<'_>, notes: &Notes<'_>) -> Result<Captured, OrchestrateError> {
     match scene.executor.profile.postgres.method {
         Method::Dump => dump(scene, notes),
