@@ -34,6 +34,7 @@ use crate::servers::PATIENCE;
 const JOURNAL: &str = "/var/lib/cairn/journal";
 
 /// A profile that stops one service besides those of servers: what is shown here is not their order.
+/// Its last table is that of Redis, so that a line can follow.
 const BARE: &str = r#"
 [services]
 first = ["eclecticiq-platform-backend-opentaxii"]
@@ -44,6 +45,8 @@ rules = []
 pid-files = []
 [systemd]
 settle-seconds = 0
+[redis]
+drain-timeout-seconds = 120
 "#;
 
 /// A name, and what is shown.
@@ -266,6 +269,15 @@ impl Platform {
 
     fn redis(&self, arguments: &[&str]) -> String {
         self.lab.ok(&[&["redis-cli"], arguments].concat())
+    }
+
+    /// Waits until a consumer has taken everything out of a queue.
+    fn await_empty(&self, queue: &str) {
+        let started = Instant::now();
+        while self.redis(&["LLEN", queue]) != "0" {
+            assert!(started.elapsed() < PATIENCE, "nobody takes anything out of {queue}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Asserts that no run left anything: no journal, a repository of Elasticsearch that can be written to, no snapshot that

@@ -15,9 +15,8 @@ use super::restores::stream;
 use super::{BARE, Ended};
 use crate::platform::{PASSWORD, Platform, REPOSITORY, summary};
 
-/// The lab's servers, started as its units start them.
+/// What follows [`BARE`]: the lab's servers, started as its units start them.
 const SERVERS: &str = r#"
-[redis]
 dump = true
 [drill.elasticsearch]
 command = ["/opt/jdk/bin/java", "-Xmx512m", "-cp", "/opt/jars/es/lib/*:/opt/jars/es/classes", "EsNode", "{port}", "{directory}", "{repository}"]

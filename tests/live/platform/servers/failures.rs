@@ -114,21 +114,21 @@ pub fn programs_that_are_killed_make_the_set_partial(platform: &Platform) {
     ended.failed("postgres", &["pg_dumpall", "signal 9", "struck by lightning"]);
     ended.complete(&["config"]);
 
-    // The real one, held in the middle of its work by a lock.
-    let profile = platform.profile("killed", BARE);
-    let lock = "psql -qX -d platform -c 'BEGIN; LOCK TABLE entity' -c '\\echo locked' -c '\\! read line'";
-    let locked = Held::start(platform, &["runuser", "-u", "postgres", "--", "sh", "-c", lock]);
-    let run = platform.begin("backup", &profile, &options);
-    let pid = loop {
-        // Not the one that pg_dumpall asks for its version.
-        let found = platform.lab.run(&["pgrep", "-f", "pg_dump .*--snapshot="]);
-        if found.status.success() {
-            break String::from_utf8(found.stdout).unwrap().trim().to_owned();
-        }
-    };
-    platform.lab.ok(&["kill", "-9", &pid]);
+    // The real one, in the middle of its work: it waits behind somebody who wants the table alone, and who waits for us. A
+    // lock that was there before would hold our own snapshot, and no pg_dump would ever begin.
+    let alone = "psql -qX -d platform -c 'BEGIN; LOCK TABLE entity' </dev/null >/dev/null 2>&1";
+    let queued = format!("case $* in *--snapshot=*) {alone} & sleep 1 ;; esac; exec REAL \"$@\"");
+    let bin = programs(platform, "pg_dump", &queued);
+    let profile = platform.profile("killed", &format!("{BARE}[postgres]\nbin-directory = \"{bin}\"\n"));
+    let mut run = platform.begin("backup", &profile, &options);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'";
+    let started = Instant::now();
+    while platform.sql("postgres", waits) == "0" {
+        assert!(run.child.try_wait().unwrap().is_none(), "it ended, and nothing had waited");
+        assert!(started.elapsed() < PATIENCE, "no pg_dump waits");
+    }
+    platform.lab.ok(&["pkill", "-9", "-f", "pg_dump .*--snapshot="]);
     let ended = run.ended().must(3);
-    drop(locked);
     ended.failed("postgres", &["pg_dump", "signal 9"]);
     ended.complete(&["config"]);
 }
@@ -164,7 +164,7 @@ pub fn what_was_purged_goes_back_if_the_set_does_not_hold_it(platform: &Platform
     platform.redis(&lax);
     let script = "redis-cli SAVE && mv /media/redis/dump.rdb /media/redis/aside && mkdir -p /media/redis/dump.rdb/x";
     platform.lab.ok(&["sh", "-ec", script]);
-    let profile = platform.profile("purging", &format!("{BARE}[redis]\ndump = true\n"));
+    let profile = platform.profile("purging", &format!("{BARE}dump = true\n"));
     let ended = platform.backup(&profile, &options).must(3);
     platform.lab.ok(&["sh", "-ec", "rm -r /media/redis/dump.rdb && mv /media/redis/aside /media/redis/dump.rdb"]);
     platform.redis(&["SAVE"]);

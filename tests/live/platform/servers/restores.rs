@@ -199,7 +199,7 @@ pub fn the_dump_of_redis_has_every_key(platform: &Platform) {
     platform.redis(&["SET", "kept:text", "some text"]);
     platform.redis(&["RPUSH", "kept:list", "first", "second"]);
     platform.redis(&["HSET", "kept:hash", "field", "value"]);
-    let profile = platform.profile("rdb", &format!("{BARE}[redis]\ndump = true\n"));
+    let profile = platform.profile("rdb", &format!("{BARE}dump = true\n"));
     // Tasks come and go: what is there all the time counts.
     let keys = || platform.redis(&["KEYS", "*"]).lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let before = keys();
