@@ -39,7 +39,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.0), Signal::INT);
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
 }
