@@ -12,10 +12,12 @@
 //! chunk seems to be nowhere.
 //!
 //! Chunks are numbered: a frame's row is keyed by the number of its first chunk, so (frame, position) is one integer,
-//! and sets of chunks are bitmaps. Numbers of packs and chunks are never used twice, so what was cached under one stays
-//! right when rows come and go.
+//! and sets of chunks are bitmaps; `places` leads from ids to numbers, `filter` keeps questions after new chunks from it.
+//! Numbers of packs and chunks are never used twice, so what was cached under one stays right when rows come and go.
 
+mod filter;
 pub mod heal;
+mod places;
 mod recent;
 pub mod refresh;
 mod rows;
@@ -34,13 +36,15 @@ use crate::format::{ChunkId, FormatError, Kind, ObjectId, RepositoryId};
 use crate::repo::cache::{self, CacheDir};
 use crate::repo::error::RepoError;
 use crate::repo::forget::Vanished;
+use crate::repo::index::filter::Filter;
+use crate::repo::index::places::Limits;
 use crate::repo::index::recent::RecentFrames;
 use crate::repo::index::rows::{
     encode_body, frame_row, frame_sum, frames, frames_of_pack, is_damage, malformed, pack_row, pack_sum, short,
 };
 
 /// Raised when the tables change; another version's file is made anew.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 
 const CREATE: &str = "
 CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, len INTEGER NOT NULL,
@@ -48,7 +52,6 @@ CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE,
 CREATE TABLE frame(first INTEGER PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL, offset INTEGER NOT NULL,
                    stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL, work INTEGER);
 CREATE INDEX frame_pack ON frame(pack);
-CREATE TABLE chunk(id BLOB NOT NULL, no INTEGER NOT NULL, PRIMARY KEY(id, no)) WITHOUT ROWID;
 CREATE TABLE counter(next INTEGER NOT NULL, state INTEGER NOT NULL, repository BLOB NOT NULL);
 CREATE TABLE rotten(pack BLOB NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY(pack, slot)) WITHOUT ROWID;
 CREATE TABLE seen(snapshot BLOB PRIMARY KEY, name TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
@@ -147,6 +150,7 @@ pub struct Index {
     path: Mutex<PathBuf>,
     repository: RepositoryId,
     frames: Mutex<RecentFrames>,
+    filter: Mutex<Option<Filter>>,
     /// Set when SQLite or a sum says that the file is damaged: then it goes with this process.
     damaged: AtomicBool,
 }
@@ -184,13 +188,14 @@ impl Index {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         connection.pragma_update(None, "cache_size", -16_384).map_err(failed)?;
-        connection.set_prepared_statement_cache_capacity(32);
+        connection.set_prepared_statement_cache_capacity(64);
         make_tables(&connection, repository).map_err(failed)?;
         Ok(Index {
             connection: Mutex::new(connection),
             path: Mutex::new(path.to_owned()),
             repository,
             frames: Mutex::default(),
+            filter: Mutex::default(),
             damaged: AtomicBool::new(false),
         })
     }
@@ -214,13 +219,7 @@ impl Index {
 
     /// All places where a chunk is stored, those of least depth first.
     pub fn find(&self, id: &ChunkId) -> Result<Vec<Location>, RepoError> {
-        let numbers: Vec<u64> = {
-            let connection = self.lock();
-            let mut statement =
-                connection.prepare_cached("SELECT no FROM chunk WHERE id = ?1").map_err(self.failed())?;
-            let rows = statement.query_map([id.as_bytes().as_slice()], |row| row.get(0)).map_err(self.failed())?;
-            rows.collect::<Result<_, _>>().map_err(self.failed())?
-        };
+        let numbers = places::numbers(&self.lock(), id).map_err(self.failed())?;
         let mut found = Vec::with_capacity(numbers.len());
         for number in numbers {
             if let Some(frame) = self.frame_of(number)? {
@@ -386,7 +385,7 @@ impl Index {
             meta_bytes,
             frames: count("SELECT count(*) FROM frame").map_err(self.failed())?,
             delta_frames: count("SELECT count(*) FROM frame WHERE depth > 0").map_err(self.failed())?,
-            chunks: count("SELECT count(*) FROM chunk").map_err(self.failed())?,
+            chunks: places::total(&connection).map_err(self.failed())?,
         })
     }
 
@@ -403,7 +402,28 @@ impl Index {
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
         add_pack(&transaction, kind, id, len, header, frames).map_err(self.failed())?;
-        transaction.commit().map_err(self.failed())
+        transaction.commit().map_err(self.failed())?;
+        drop(connection);
+        self.settle(Limits::DEFAULT)?;
+        self.catch_up()
+    }
+
+    /// Moves chunks to where they take less and are found faster, if there are enough of them. A process that is killed
+    /// meanwhile leaves them in the one place or the other.
+    fn settle(&self, limits: Limits) -> Result<(), RepoError> {
+        let mut step = places::first_step(&self.lock(), limits).map_err(self.failed())?;
+        while let Some(this) = step {
+            let mut connection = self.lock();
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
+            step = places::take_step(&transaction, limits, this).map_err(self.failed())?;
+            transaction.commit().map_err(self.failed())?;
+        }
+        Ok(())
+    }
+
+    fn filter(&self) -> MutexGuard<'_, Option<Filter>> {
+        self.filter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, RecentFrames> {
@@ -437,8 +457,8 @@ fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), 
     if schema()? == SCHEMA {
         // That every table is there is cheap to see, and better seen now than in the middle of a backup.
         for sql in [
-            "SELECT count(*) FROM (SELECT 1 FROM pack, frame, chunk LIMIT 1)",
-            "SELECT count(*) FROM (SELECT 1 FROM seen, rotten LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM pack, frame, chunk, leaf LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM seen, rotten, level LIMIT 1)",
         ] {
             connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
         }
@@ -453,7 +473,8 @@ fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), 
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if tables == 0 {
-        transaction.execute_batch(&format!("{CREATE}PRAGMA user_version = {SCHEMA};"))?;
+        transaction.execute_batch(&format!("{CREATE}{}PRAGMA user_version = {SCHEMA};", places::CREATE))?;
+        places::clear(&transaction)?;
         transaction.execute("INSERT INTO counter VALUES(0, random(), ?1)", [repository.as_bytes().as_slice()])?;
     } else if schema()? != SCHEMA {
         return Err(malformed(FormatError::invalid("index", "it has another schema")));
@@ -482,17 +503,15 @@ fn add_pack(
     let sql = "INSERT INTO frame(first, pack, slot, offset, stored_len, depth, body, sum, work)
                VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, iif(?6 = 0, 0, NULL))";
     let mut insert_frame = connection.prepare_cached(sql)?;
-    let mut insert_chunk = connection.prepare_cached("INSERT INTO chunk(id, no) VALUES(?1, ?2)")?;
+    let chunks = frames.iter().flat_map(|frame| &frame.chunks).map(|chunk| &chunk.id);
+    places::add(connection, chunks.zip(next..))?;
     for (slot, frame) in frames.iter().enumerate() {
         let body = encode_body(frame);
         let sum = frame_sum(id, next, slot as u32, frame, &body);
         pack_sum.update(&sum.to_le_bytes());
         let (offset, stored_len, depth) = (frame.offset, frame.stored_len, frame.depth);
         insert_frame.execute(params![next, pack, slot as u32, offset, stored_len, depth, body, sum])?;
-        for chunk in &frame.chunks {
-            insert_chunk.execute(params![chunk.id.as_bytes().as_slice(), next])?;
-            next += 1;
-        }
+        next += frame.chunks.len() as u64;
     }
     connection.prepare_cached("UPDATE pack SET sum = ?2 WHERE no = ?1")?.execute(params![pack, short(&pack_sum)])?;
     connection.prepare_cached("UPDATE counter SET next = ?1")?.execute([next])?;
@@ -502,13 +521,12 @@ fn add_pack(
 fn remove_pack(connection: &Connection, pack: u64) -> Result<(), rusqlite::Error> {
     let mut select = connection.prepare_cached(frames!("WHERE pack = ?1"))?;
     let mut rows = select.query([pack])?;
-    let mut delete = connection.prepare_cached("DELETE FROM chunk WHERE id = ?1 AND no = ?2")?;
+    let mut chunks = Vec::new();
     while let Some(row) = rows.next()? {
         let frame = frame_row(row)?;
-        for (position, chunk) in frame.entry.chunks.iter().enumerate() {
-            delete.execute(params![chunk.id.as_bytes().as_slice(), frame.first + position as u64])?;
-        }
+        chunks.extend(frame.entry.chunks.iter().map(|chunk| chunk.id).zip(frame.first..));
     }
+    places::remove(connection, &chunks)?;
     connection.prepare_cached("DELETE FROM frame WHERE pack = ?1")?.execute([pack])?;
     connection.prepare_cached("DELETE FROM pack WHERE no = ?1")?.execute([pack])?;
     Ok(())

@@ -42,6 +42,13 @@ fn setup() -> Setup {
     setup
 }
 
+/// With all chunks in the index's last level.
+fn settled() -> Setup {
+    let setup = setup();
+    setup.repository().rebuild_index(&Silent).unwrap();
+    setup
+}
+
 impl Setup {
     fn add(&mut self, day: u64) {
         let bytes = match self.contents.last() {
@@ -64,6 +71,27 @@ impl Setup {
         }
         assert_sound(&repository);
     }
+}
+
+#[test]
+fn what_has_settled_is_found_and_is_removed_with_its_pack() {
+    let mut setup = settled();
+    let leaves = |setup: &Setup| {
+        let connection = rusqlite::Connection::open(main_file(setup.cache.path())).unwrap();
+        connection.query_row("SELECT sum(length(entries)) / 11 FROM leaf", [], |row| row.get::<_, u64>(0)).unwrap()
+    };
+    let before = setup.repository().index().stats().unwrap().chunks;
+    assert_eq!(leaves(&setup), before);
+    // A day like another: nothing of it is new, whoever asks.
+    let bytes = setup.contents[1].1.clone();
+    assert_eq!(store(&setup.repository(), "again", &bytes).unwrap().summary.new_bytes, 0);
+    let unlike = store(&setup.repository(), "unlike", &rows(77, 1500)).unwrap().id.unwrap();
+    setup.repository().rebuild_index(&Silent).unwrap();
+    assert!(leaves(&setup) > before);
+    setup.contents.insert(0, (unlike, Vec::new()));
+    forget_and_collect(&mut setup);
+    assert_eq!(leaves(&setup), before);
+    setup.assert_whole();
 }
 
 #[test]
@@ -163,25 +191,36 @@ fn forget_and_collect(setup: &mut Setup) {
     }
 }
 
+type Made = fn() -> Setup;
+
 /// Each leaves an index that SQLite finds whole.
-const SILENT: [(&str, &str); 8] = [
-    ("a frame is missing", "DELETE FROM frame WHERE first = (SELECT min(first) FROM frame)"),
-    ("half of the frames are missing", "DELETE FROM frame WHERE first % 2 = 1 OR depth > 0"),
-    ("all frames are missing", "DELETE FROM frame"),
-    ("chunks are missing", "DELETE FROM chunk WHERE no % 3 = 0"),
-    ("all chunks are missing", "DELETE FROM chunk"),
-    ("a pack's number is another's", "UPDATE frame SET pack = (SELECT max(no) FROM pack)"),
+const SILENT: [(&str, Made, &str); 12] = [
+    ("a frame is missing", setup, "DELETE FROM frame WHERE first = (SELECT min(first) FROM frame)"),
+    ("half of the frames are missing", setup, "DELETE FROM frame WHERE first % 2 = 1 OR depth > 0"),
+    ("all frames are missing", setup, "DELETE FROM frame"),
+    ("chunks are missing", setup, "DELETE FROM chunk WHERE no % 3 = 0"),
+    ("all chunks are missing", setup, "DELETE FROM chunk"),
+    ("a pack's number is another's", setup, "UPDATE frame SET pack = (SELECT max(no) FROM pack)"),
     (
         "bases are forgotten",
+        setup,
         "UPDATE frame SET depth = 0, body = (SELECT body FROM frame WHERE depth = 0) WHERE depth > 0",
     ),
-    ("a pack has other frames", "UPDATE pack SET sum = sum + 1"),
+    ("a pack has other frames", setup, "UPDATE pack SET sum = sum + 1"),
+    ("leaves are missing", settled, "DELETE FROM leaf"),
+    ("a chunk of each leaf is missing", settled, "UPDATE leaf SET entries = substr(entries, 1, length(entries) - 11)"),
+    ("a leaf is not where it is looked for", settled, "UPDATE leaf SET place = place + 65536"),
+    (
+        "chunks have others' numbers",
+        settled,
+        "UPDATE leaf SET entries = substr(entries, 1, 10) || x'ff' || substr(entries, 12)",
+    ),
 ];
 
 #[test]
 fn what_is_silently_wrong_is_not_believed_by_readers() {
-    for (what, script) in SILENT {
-        let setup = setup();
+    for (what, made, script) in SILENT {
+        let setup = made();
         sql(&setup, script);
         for (id, bytes) in &setup.contents {
             assert_eq!(load(&setup.repository(), id).as_ref(), Ok(bytes), "{what}");
@@ -191,8 +230,8 @@ fn what_is_silently_wrong_is_not_believed_by_readers() {
 
 #[test]
 fn a_gc_does_not_trust_an_index_that_is_silently_wrong() {
-    for (what, script) in SILENT {
-        let mut setup = setup();
+    for (what, made, script) in SILENT {
+        let mut setup = made();
         sql(&setup, script);
         forget_and_collect(&mut setup);
         std::fs::remove_dir_all(setup.cache.path()).unwrap();
@@ -214,8 +253,8 @@ impl Monitor for Heard {
 
 #[test]
 fn check_finds_what_is_silently_wrong_and_puts_it_right() {
-    for (what, script) in SILENT {
-        let setup = setup();
+    for (what, made, script) in SILENT {
+        let setup = made();
         sql(&setup, script);
         let heard = Heard::default();
         let report = setup.repository().check(&Default::default(), &heard).unwrap();
@@ -229,7 +268,11 @@ fn check_finds_what_is_silently_wrong_and_puts_it_right() {
 
 #[test]
 fn a_flipped_bit_anywhere_in_the_index_loses_nothing_and_heals() {
-    let mut fresh = setup();
+    a_flipped_bit_heals(setup());
+    a_flipped_bit_heals(settled());
+}
+
+fn a_flipped_bit_heals(mut fresh: Setup) {
     let file = main_file(fresh.cache.path());
     let whole = std::fs::read(&file).unwrap();
     let reads = |setup: &Setup| {

@@ -7,19 +7,19 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::Backend;
-use crate::format::ChunkId;
 use crate::format::crypto::Keys;
 use crate::progress::{Monitor, Phase};
 use crate::repo::cache;
 use crate::repo::error::RepoError;
+use crate::repo::index::places::{self, Limits};
 use crate::repo::index::refresh::{Footer, UnusablePack, read_footer};
 use crate::repo::index::rows::{frames_of_pack, is_damage, pack_numbers};
 use crate::repo::index::{ChunkNo, Index, PackInfo, add_pack, remove_pack};
 
-/// What a chunk row adds to the sum over all of them, whatever their order.
-fn mix(id: &[u8], number: ChunkNo) -> u64 {
-    let words = id.chunks(8).map(|part| part.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)));
-    words.chain([number]).fold(0, |sum: u64, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+/// What a chunk adds to the sum over all of them, whatever their order.
+fn mix(prefix: u64, number: ChunkNo) -> u64 {
+    let mixed = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    [prefix, number].into_iter().fold(0, mixed)
 }
 
 /// What one pass over the index found.
@@ -99,6 +99,7 @@ impl Index {
             monitor.advance(1);
         }
         monitor.end();
+        self.settle(Limits::COMPACT)?;
         Ok(unusable)
     }
 
@@ -144,6 +145,7 @@ impl Index {
         drop(fresh);
         cache::remove_older_indexes(&self.path());
         self.drop_frames();
+        *self.filter() = None;
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(())
     }
@@ -158,7 +160,7 @@ fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
                 for frame in &frames {
                     for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
                         count += 1;
-                        sum = sum.wrapping_add(mix(chunk.id.as_bytes(), number));
+                        sum = sum.wrapping_add(mix(places::prefix(&chunk.id), number));
                     }
                 }
             }
@@ -169,25 +171,11 @@ fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
     let sql = "SELECT EXISTS(SELECT 1 FROM frame WHERE pack NOT IN (SELECT no FROM pack))";
     found.orphans = connection.query_row(sql, [], |row| row.get(0))?;
     let (mut there, mut there_sum) = (0u64, 0u64);
-    let (mut last, mut last_number): (Vec<u8>, ChunkNo) = (Vec::new(), 0);
-    let mut statement = connection.prepare_cached("SELECT id, no FROM chunk")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let id = row.get_ref(0)?.as_blob().unwrap_or_default();
-        if id.len() != ChunkId::LEN {
-            found.chunks_differ = true;
-            continue;
-        }
-        let number = row.get(1)?;
+    let sound = places::inspect(connection, &mut |prefix, number| {
         there += 1;
-        there_sum = there_sum.wrapping_add(mix(id, number));
-        // Out of order, a row is there and is not found.
-        found.chunks_differ |= there > 1 && (last.as_slice(), last_number) >= (id, number);
-        last.clear();
-        last.extend_from_slice(id);
-        last_number = number;
-    }
-    found.chunks_differ |= (there, there_sum) != (count, sum);
+        there_sum = there_sum.wrapping_add(mix(prefix, number));
+    })?;
+    found.chunks_differ = !sound || (there, there_sum) != (count, sum);
     Ok(found)
 }
 
@@ -199,15 +187,17 @@ fn repair(connection: &Connection, found: &Findings) -> Result<(), rusqlite::Err
     if !found.bad_packs.is_empty() {
         connection.execute("UPDATE counter SET state = random()", [])?;
     }
-    connection.execute("DELETE FROM chunk", [])?;
-    let mut insert = connection.prepare("INSERT OR IGNORE INTO chunk(id, no) VALUES(?1, ?2)")?;
+    places::clear(connection)?;
     let mut next = 0;
     for pack in pack_numbers(connection)? {
-        for frame in frames_of_pack(connection, pack)? {
-            for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
-                insert.execute(rusqlite::params![chunk.id.as_bytes().as_slice(), number])?;
-                next = next.max(number + 1);
-            }
+        let frames = frames_of_pack(connection, pack)?;
+        let chunks =
+            frames.iter().flat_map(|frame| frame.entry.chunks.iter().map(|chunk| &chunk.id).zip(frame.first..));
+        places::add(connection, chunks)?;
+        next = frames.last().map_or(0, |frame| frame.first + frame.entry.chunks.len() as u64).max(next);
+        let mut step = places::first_step(connection, Limits::DEFAULT)?;
+        while let Some(this) = step {
+            step = places::take_step(connection, Limits::DEFAULT, this)?;
         }
     }
     connection.execute("UPDATE counter SET next = max(next, ?1)", [next])?;

@@ -137,7 +137,8 @@ impl Core {
             return Ok(true);
         }
         let condemned = &self.condemned;
-        let found = self.frames.index().find(id)?.into_iter().find(|location| !condemned.contains(location.number()));
+        let found = self.frames.index().find_for_writing(id)?;
+        let found = found.into_iter().find(|location| !condemned.contains(location.number()));
         if let Some(location) = found {
             self.rely_on(&location);
             self.last = Some(location);
