@@ -1,6 +1,7 @@
 """What is measured: each part runs one tool once and returns the sizes it saw. Seconds and memory go to the meter.
 
-Whatever is restored is compared with its source byte by byte; what a pipe or a cold read gives is compared, too.
+Whatever is restored to a file or a directory is compared with its source byte by byte, and so is what a cold read gives; what goes
+through a pipe is only counted on to end well.
 """
 
 import shutil
