@@ -4,6 +4,7 @@
 
 pub mod ahead;
 pub mod backup;
+pub mod cause;
 pub mod error;
 pub mod locate;
 pub mod platform;

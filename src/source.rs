@@ -26,4 +26,4 @@ pub mod secret;
 pub mod systemd;
 pub mod wait;
 
-pub use error::{SourceError, TargetError};
+pub use error::{SourceError, TargetError, is_for_want};

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::format::{Kind, ObjectId};
 
 /// A failure of storage.
@@ -96,6 +98,13 @@ fn advice(source: &io::Error) -> &'static str {
 }
 
 impl BackendError {
+    /// Whether this process has no memory, or no more files may be open: that says nothing of what is stored.
+    pub fn is_for_want(&self) -> bool {
+        let want = [Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+        let BackendError::Io { source, .. } = self else { return false };
+        Errno::from_io_error(source).is_some_and(|error| want.contains(&error))
+    }
+
     /// True for [`BackendError::NotFound`].
     pub fn is_not_found(&self) -> bool {
         matches!(self, BackendError::NotFound { .. })

@@ -102,6 +102,15 @@ pub enum OrchestrateError {
         /// Why it failed.
         source: Box<OrchestrateError>,
     },
+    /// This machine kept something from being done, whatever was to be done.
+    #[error("{0}")]
+    Hindered(String),
+    /// What is stored is damaged or missing, and so not restored.
+    #[error("{0}")]
+    Damaged(String),
+    /// A server refuses what was restored.
+    #[error("the server does not start on what was restored, and does start on nothing")]
+    RefusedByServer(#[source] Box<OrchestrateError>),
     /// The operator asked to stop.
     #[error("interrupted")]
     Interrupted,

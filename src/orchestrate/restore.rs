@@ -9,21 +9,23 @@
 
 mod above;
 mod delete;
+mod report;
 pub mod stream;
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use serde::Serialize;
 
 use crate::format::codec::escape;
 use crate::format::record::{Snapshot, SnapshotKind};
 use crate::format::tree::{Entry, FileTime, Node, compare_paths};
 use crate::orchestrate::error::OrchestrateError;
+use crate::orchestrate::restore::report::Counts;
+pub use crate::orchestrate::restore::report::Report;
 use crate::orchestrate::restore::stream::{FileBytes, SparseReader};
 use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::reader::{ChunkReader, Prefetch};
@@ -56,41 +58,6 @@ pub struct RestoreOptions {
     pub verify: bool,
     /// How owners are found.
     pub owner_lookup: OwnerLookup,
-}
-
-/// What a restore did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Files written.
-    pub files: u64,
-    /// Directories made or found.
-    pub directories: u64,
-    /// Links, fifos and devices made.
-    pub others: u64,
-    /// Bytes of content written.
-    pub bytes: u64,
-    /// Entries that were there already, equal by type, size and time.
-    pub unchanged: u64,
-    /// Entries that were there, differ, and were kept.
-    pub kept: u64,
-    /// Sockets and entries that the backup could not read.
-    pub skipped: u64,
-    /// Entries removed.
-    pub deleted: u64,
-    /// Files read back and found equal.
-    pub verified_files: u64,
-    /// Entries that could not be restored or did not compare equal.
-    pub failed: u64,
-    /// Entries that belong to whoever restored them instead of their owners, because that was not root.
-    pub owners_left: u64,
-}
-
-#[derive(Default)]
-struct Counts {
-    files: AtomicU64,
-    bytes: AtomicU64,
-    verified: AtomicU64,
-    failed: AtomicU64,
 }
 
 struct Restore<'a> {
@@ -144,33 +111,9 @@ pub fn to_directory(
     let restore = Restore { left_out, repository, options, monitor, snapshot, target, counts, fatal };
     monitor.begin(Phase::Restore, Some(restore.total()?));
     let mut report = Report::default();
-    let found = std::thread::scope(|scope| {
-        let (sender, receiver) = bounded(QUEUE);
-        let count = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 16);
-        for _ in 0..count {
-            let (restore, receiver): (_, Receiver<Job>) = (&restore, receiver.clone());
-            scope.spawn(move || restore.work(&receiver));
-        }
-        drop(receiver);
-        match snapshot.kind {
-            SnapshotKind::Tree => restore.first_pass(&sender, &mut report),
-            SnapshotKind::Stream => restore.send_stream(&sender, &mut report),
-        }
-    })?;
-    restore.check()?;
-    if !found {
-        let path = format!("/{}", escape(&options.path));
-        return Err(OrchestrateError::NoPath { snapshot: short_id.to_owned(), path });
-    }
-    if snapshot.kind == SnapshotKind::Tree {
-        restore.second_pass(&mut report)?;
-    }
-    restore.check()?;
+    restore.run(short_id, &mut report).map_err(|error| restore.counts.with_damage(error))?;
     monitor.end();
-    report.files = restore.counts.files.load(Ordering::SeqCst);
-    report.bytes = restore.counts.bytes.load(Ordering::SeqCst);
-    report.verified_files = restore.counts.verified.load(Ordering::SeqCst);
-    report.failed = restore.counts.failed.load(Ordering::SeqCst);
+    restore.counts.tell(&mut report);
     report.owners_left = restore.target.as_ref().map_or(0, Target::owners_left);
     if report.owners_left > 0 {
         let message = format!("{} entries do not have their owners: only root can give files away", report.owners_left);
@@ -180,6 +123,32 @@ pub fn to_directory(
 }
 
 impl Restore<'_> {
+    /// Both passes.
+    fn run(&self, short_id: &str, report: &mut Report) -> Result<(), OrchestrateError> {
+        let found = std::thread::scope(|scope| {
+            let (sender, receiver) = bounded(QUEUE);
+            let count = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 16);
+            for _ in 0..count {
+                let (restore, receiver): (_, Receiver<Job>) = (self, receiver.clone());
+                scope.spawn(move || restore.work(&receiver));
+            }
+            drop(receiver);
+            match self.snapshot.kind {
+                SnapshotKind::Tree => self.first_pass(&sender, report),
+                SnapshotKind::Stream => self.send_stream(&sender, report),
+            }
+        })?;
+        self.check()?;
+        if !found {
+            let path = format!("/{}", escape(&self.options.path));
+            return Err(OrchestrateError::NoPath { snapshot: short_id.to_owned(), path });
+        }
+        if self.snapshot.kind == SnapshotKind::Tree {
+            self.second_pass(report)?;
+        }
+        self.check()
+    }
+
     /// How much there is to restore. Of a part it is counted from its entries, so that the time left is right.
     fn total(&self) -> Result<u64, OrchestrateError> {
         let RestoreOptions { path, include, exclude, .. } = self.options;
@@ -206,7 +175,7 @@ impl Restore<'_> {
 
     fn failed(&self, path: &[u8], error: OrchestrateError) {
         let full = matches!(&error, OrchestrateError::Target(error) if error.is_final());
-        self.counts.failed.fetch_add(1, Ordering::SeqCst);
+        self.counts.failed(&error);
         self.monitor.notice(Notice { subject: escape(path), message: chain(&error) });
         if full {
             self.fatal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);

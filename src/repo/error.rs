@@ -220,6 +220,17 @@ impl RepoError {
         }
     }
 
+    /// True when certainly this machine is in the way: its cache, its memory and open files, or another run on it.
+    pub fn is_of_this_machine(&self) -> bool {
+        match self {
+            RepoError::Index { .. } | RepoError::IndexChanged | RepoError::Cache { .. } => true,
+            RepoError::Locked { .. } | RepoError::LeaseLost => true,
+            RepoError::Backend(error) => error.is_for_want(),
+            RepoError::Frame { source, .. } => source.is_of_this_machine(),
+            _ => false,
+        }
+    }
+
     /// True when a chunk, or a base that it is a difference to, seems to be in no pack.
     pub fn is_missing_chunk(&self) -> bool {
         match self {

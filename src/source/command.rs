@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::progress::Monitor;
 use crate::source::{SourceError, wait};
-pub use background::Background;
+pub use background::{Background, tail};
 pub use detached::{Detached, leave_session};
 pub use spec::{Account, CommandSpec, Finished, find_program};
 

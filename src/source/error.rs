@@ -12,6 +12,9 @@ use crate::format::FormatError;
 use crate::format::codec::{escape, escape_path};
 use crate::source::elasticsearch::client::Refusal;
 
+/// PostgreSQL's class of errors that say that its machine lacks something: room, memory, connections.
+pub(super) const INSUFFICIENT_RESOURCES: &str = "53";
+
 /// A source that could not be read, or not read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -95,6 +98,16 @@ pub enum SourceError {
         /// What it or the system said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A server ended by itself while it was needed.
+    #[error("{program}: it ended by itself, with {status}; its log ends: {log}")]
+    Ended {
+        /// The program.
+        program: String,
+        /// Its exit status or signal.
+        status: String,
+        /// The end of what it printed.
+        log: String,
+    },
     /// A server or program gave an answer that cannot be used.
     #[error("{server}: {what}")]
     Answer {
@@ -142,6 +155,20 @@ impl SourceError {
         source.downcast_ref::<RedisError>().is_none_or(|error| error.is_io_error() || is_not_ready(error))
     }
 
+    /// Whether certainly this machine, or the profile, keeps it from being done: a program, an account, room or memory is
+    /// missing, or it may not.
+    pub fn is_of_this_machine(&self) -> bool {
+        match self {
+            SourceError::Spawn { .. } | SourceError::Setting { .. } => true,
+            SourceError::Unreadable { source, .. } => is_for_want(source),
+            SourceError::Server { source, .. } => {
+                let code = source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+                code.is_some_and(|code| code.code().starts_with(INSUFFICIENT_RESOURCES))
+            }
+            _ => false,
+        }
+    }
+
     /// The error for a path that the system refuses something with.
     pub(super) fn at(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
         SourceError::Unreadable { action, path: escape_path(path), source }
@@ -166,6 +193,13 @@ impl SourceError {
 fn is_not_ready(error: &RedisError) -> bool {
     let not_ready = [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown, ServerErrorKind::TryAgain];
     matches!(error.kind(), ErrorKind::Server(kind) if not_ready.contains(&kind))
+}
+
+/// Whether the system refuses something for want of room, memory, open files or rights, whatever was to be done.
+pub fn is_for_want(error: &io::Error) -> bool {
+    let want =
+        [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::ACCESS, Errno::PERM];
+    Errno::from_io_error(error).is_some_and(|error| want.contains(&error))
 }
 
 /// A source's path for people: absolute and printable.

@@ -229,6 +229,11 @@ pub fn free_port() -> Result<u16, SourceError> {
     Ok(listener.local_addr().map_err(failed)?.port())
 }
 
+/// Whether somebody listens on a port of the loopback interface.
+pub fn port_is_taken(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
+}
+
 fn environment(pid: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read =

@@ -1,5 +1,6 @@
 //! PostgreSQL: what is captured from a real cluster, and what comes back.
 
+mod drill;
 mod dump;
 mod files;
 mod state;

@@ -34,6 +34,7 @@ pub fn state(state: State) -> &'static str {
         State::Proven => "proven",
         State::Uncompared => "restored, NOT compared, nothing is proven",
         State::NotStarted => "NOT LOOKED AT, nothing is proven",
+        State::Hindered => "NOT LOOKED AT TO ITS END, nothing is proven",
         State::Failed => "FAILED",
         State::Different => "DIFFERENT",
     }
@@ -44,7 +45,7 @@ fn short(state: State) -> &'static str {
     match state {
         State::Proven => "complete",
         State::Uncompared => "partial",
-        State::NotStarted => "skipped",
+        State::NotStarted | State::Hindered => "skipped",
         State::Failed | State::Different => "failed",
     }
 }

@@ -4,7 +4,9 @@
 //!
 //! Invariants: the platform is neither stopped nor asked nor written to; whatever is made lies in one directory, and
 //! whatever runs for it ends with it, by itself or by `resume`. A component is proven only if all of it was restored by
-//! a server of its own, compared, and equal; what no server could be started for proves nothing, and takes nothing back.
+//! a server of its own, compared, and equal. What fails takes back what was proven, unless it is certain that this machine
+//! was at fault ([`crate::orchestrate::cause`]): that, and what no server could be started for, proves nothing and takes
+//! nothing back.
 //! What was found is the last write, and nothing is called proven before it.
 
 pub mod bench;
@@ -25,6 +27,7 @@ use crate::format::ObjectId;
 use crate::format::record::{DrillOutcome, Drilled as DrillRecord, Proof};
 use crate::format::set::{self, StepRecord};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::cause::Cause;
 use crate::orchestrate::platform::backup::header;
 use crate::orchestrate::platform::drill::bench::{Bench, Finding};
 use crate::orchestrate::platform::drill::plan::{DrillPlan, Intent, PUBLISH, SCRATCH};
@@ -65,6 +68,8 @@ pub enum State {
     Uncompared,
     /// No server could be started for it, so nothing is known.
     NotStarted,
+    /// This machine kept it from being looked at, for want of room, say; so nothing is known.
+    Hindered,
     /// It could not be restored, or not be looked at.
     Failed,
     /// It was restored, and is not equal to what was recorded.
@@ -159,7 +164,7 @@ fn one(order: &Order<'_>, executor: &Executor<'_>, intent: &Intent) -> Result<Dr
         Some(why) => Err((State::NotStarted, why.clone())),
         None => match component(&bench, intent) {
             Err(error) if error.is_interrupted() => return Err(OrchestrateError::Interrupted),
-            Err(error) => Err((state(&error), chain(&error))),
+            Err(error) => Err(told(&bench, &error)),
             Ok(finding) => Ok(finding),
         },
     };
@@ -192,11 +197,16 @@ fn one(order: &Order<'_>, executor: &Executor<'_>, intent: &Intent) -> Result<Dr
     Ok(drilled)
 }
 
-/// A server that could not be started says nothing of the data.
-fn state(error: &OrchestrateError) -> State {
-    match error {
-        OrchestrateError::Step { step, .. } if step.starts_with(plan::START) => State::NotStarted,
-        _ => State::Failed,
+/// What a failure says of the data, and why. A server that could not be started says nothing of it.
+fn told(bench: &Bench<'_>, error: &OrchestrateError) -> (State, String) {
+    let starting = matches!(error, OrchestrateError::Step { step, .. } if step.starts_with(plan::START));
+    let why = chain(error);
+    match (error.cause(), bench.full()) {
+        (Cause::Stored, _) => (State::Failed, why),
+        _ if starting => (State::NotStarted, why),
+        (Cause::Machine, _) => (State::Hindered, why),
+        (Cause::Unknown, Some(full)) => (State::Hindered, format!("{full}: {why}")),
+        (Cause::Unknown, None) => (State::Failed, why),
     }
 }
 
@@ -249,7 +259,7 @@ fn outcome(state: State) -> Option<DrillOutcome> {
         State::Proven => Some(DrillOutcome::Equal),
         State::Different => Some(DrillOutcome::Different),
         State::Failed => Some(DrillOutcome::Failed),
-        State::Uncompared | State::NotStarted => None,
+        State::Uncompared | State::NotStarted | State::Hindered => None,
     }
 }
 

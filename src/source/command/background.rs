@@ -11,16 +11,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::source::SourceError;
 use crate::source::command::{CommandSpec, told};
 use crate::source::wait;
 
+/// Room that its log has from the beginning.
+const LAST_WORDS: u64 = 64 << 10;
 /// So much of the end of its log is told.
 const TAIL: u64 = 4 << 10;
 /// So many lines of it.
 const LINES: usize = 15;
+
+/// A server that fails to answer is given so long to end.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// The end of a file, so long at most.
+pub fn tail(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A server that was started.
 #[derive(Debug)]
@@ -39,6 +55,8 @@ impl Background {
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).mode(0o600).open(log);
         let file = file.map_err(SourceError::when("make", log))?;
+        // What it says of a full disk must find room there. Where that cannot be had, it goes without.
+        let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, LAST_WORDS);
         let mut command = spec.command()?;
         command.stdin(Stdio::null()).stdout(file.try_clone().map_err(failed)?).stderr(file);
         let child = command.spawn().map_err(failed)?;
@@ -59,8 +77,7 @@ impl Background {
             return Ok(());
         }
         let status = self.ended.map_or_else(|| "an unknown status".to_owned(), told);
-        let what = format!("it ended by itself, with {status}; its log ends: {}", self.log_tail());
-        Err(SourceError::Answer { server: self.program.clone(), what })
+        Err(SourceError::Ended { program: self.program.clone(), status, log: self.log_tail() })
     }
 
     /// Waits for it to be ready, which `wait` looks at until its argument says to stop: when the server has ended, when
@@ -79,6 +96,11 @@ impl Background {
             Ok(ready) => return Ok(ready),
             Err(error) => error,
         };
+        // Who fails to reach it may be a moment ahead of its end.
+        let ending = wait::deadline(ENDING).min(deadline);
+        while !self.has_ended() && Instant::now() < ending {
+            wait::pause(wait::INTERVAL, stop)?;
+        }
         if stop() {
             return Err(SourceError::Interrupted);
         }
@@ -94,15 +116,7 @@ impl Background {
 
     /// The last lines that it has printed.
     pub fn log_tail(&self) -> String {
-        let read = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(&self.log)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-            let mut bytes = Vec::new();
-            file.take(TAIL).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+        let text = String::from_utf8_lossy(&tail(&self.log, TAIL).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }

@@ -17,7 +17,8 @@ use rustix::process::Signal;
 
 use crate::format::codec::escape_path;
 use crate::source::SourceError;
-use crate::source::command::Background;
+use crate::source::command::{Background, tail};
+use crate::source::error::INSUFFICIENT_RESOURCES;
 use crate::source::postgres::files::unfit;
 use crate::source::postgres::tools;
 use crate::source::postgres::{Method, PostgresSettings, Version, wait_until_recovered};
@@ -27,6 +28,10 @@ use crate::source::scratch::{Scratch, owned, owned_file};
 const MAX_SOCKET: usize = 107;
 /// How long the server may take to end.
 const STOP: Duration = Duration::from_secs(120);
+/// What the server prints goes there.
+const LOG: &str = "log";
+/// So much of its end is looked through.
+const LOG_TAIL: u64 = 64 << 10;
 const MAX_OUTPUT: usize = 16 << 20;
 /// Reading the log of a base backup through may take so long.
 const LOG_LIMIT: Duration = Duration::from_secs(3600);
@@ -78,13 +83,20 @@ impl ScratchCluster {
         for (name, value) in [("config_file", "postgresql"), ("hba_file", "pg_hba"), ("ident_file", "pg_ident")] {
             spec = spec.arg("-c").arg(format!("{name}={}", file(&format!("{value}.conf")).display()));
         }
-        let mut server = Background::start(&scratch.marked(spec, &self.directory), &file("log"))?;
+        let mut server = Background::start(&scratch.marked(spec, &self.directory), &file(LOG))?;
         let what = self.settings.server();
         server.ready(&what, limit, stop, |enough| {
             // Who waits looks at the process itself.
             wait_until_recovered(&self.settings, &self.data, &|| Ok(true), enough)
         })?;
         Ok(server)
+    }
+
+    /// What the server last said that it lacks of its machine: room, memory and the like; `None` if it said nothing of
+    /// the kind.
+    pub fn lacked(&self) -> Option<String> {
+        let text = tail(&self.directory.join(LOG), LOG_TAIL).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().rev().find_map(lacking)
     }
 
     /// A dump as it may be read into it: with its tablespaces in this directory.
@@ -190,13 +202,42 @@ fn configuration(directory: &str, port: u16) -> String {
          shared_preload_libraries = ''\nlogging_collector = off\nlog_destination = 'stderr'\nhuge_pages = off\n\
          dynamic_shared_memory_type = mmap\nmax_connections = 20\nmax_prepared_transactions = 1000\n\
          max_locks_per_transaction = 1024\nmax_wal_senders = 0\nhot_standby = off\nautovacuum = off\n\
-         max_logical_replication_workers = 0\nmax_wal_size = 4GB\n"
+         max_logical_replication_workers = 0\nmax_wal_size = 4GB\n\
+         log_line_prefix = '%m [%p] %e '\nlog_min_error_statement = panic\n"
     )
+}
+
+/// What a line of its log says that it lacked. Of a message of several lines only the first is not indented, so what a dump
+/// holds is never taken for one.
+fn lacking(line: &str) -> Option<String> {
+    let (time, rest) = line.split_once(" [")?;
+    let (code, message) = rest.split_once("] ")?.1.split_once(' ').filter(|_| !time.starts_with('\t'))?;
+    let is_error = ["ERROR:", "FATAL:", "PANIC:"].iter().any(|word| message.starts_with(word));
+    (is_error && code.len() == 5 && code.starts_with(INSUFFICIENT_RESOURCES)).then(|| message.to_owned())
 }
 
 fn remove(path: &Path) -> Result<(), SourceError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(SourceError::when("remove", path)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lacking;
+
+    #[test]
+    fn only_the_server_itself_says_that_it_lacks_something() {
+        let said =
+            |code: &str, word: &str| lacking(&format!("2026-01-01 02:00:00.123 UTC [17] {code} {word}:  no room"));
+        assert_eq!(said("53100", "ERROR"), Some("ERROR:  no room".to_owned()));
+        assert!(said("53200", "FATAL").is_some() && said("53100", "PANIC").is_some());
+        for (code, word) in [("22012", "ERROR"), ("53100", "CONTEXT"), ("53100", "LOG"), ("5310", "ERROR")] {
+            assert_eq!(said(code, word), None, "{code} {word}");
+        }
+        // What goes on is indented: it may be of the data.
+        assert_eq!(lacking("\t2026-01-01 02:00:00.123 UTC [17] 53100 ERROR:  no room"), None);
+        assert_eq!(lacking(""), None);
     }
 }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::sets::{newest, open};
 use super::{Place, summary, text};
+use crate::support::machine::{Tmpfs, has_program_or_skip};
 use crate::sets::set_of;
 
 /// A platform of one file of configuration and two queues.
@@ -270,6 +271,85 @@ fn a_damaged_pack_is_found_and_takes_the_older_proof_back() {
         assert!(text(&refused.stderr).contains("unverified and different"), "{}", text(&refused.stderr));
     }
     assert!(restore(&set.to_string()).status.success());
+}
+
+/// Noise of this many bytes: nothing shrinks it.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    let mut source = blake3::Hasher::new().update(&bytes.to_le_bytes()).finalize_xof();
+    source.fill(&mut noise);
+    noise
+}
+
+/// Changes a byte near the beginning of every pack of data.
+fn damage(platform: &Platform) {
+    for pack in fs::read_dir(platform.path("repo/data")).unwrap() {
+        for pack in fs::read_dir(pack.unwrap().path()).unwrap() {
+            let path = pack.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            let Some(byte) = bytes.get_mut(4 << 10) else { continue };
+            *byte ^= 1;
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_takes_nothing_back_and_hides_no_damage() {
+    let platform = Platform::new("");
+    fs::write(platform.path("etc/a"), noise(2 << 20)).unwrap();
+    fs::write(platform.path("etc/z"), noise(12 << 20)).unwrap();
+    platform.publish(&[], vec![platform.queues(2)]);
+    platform.drill(0, &[]);
+    let proof = platform.proof();
+    assert!(proof["proven"].is_string(), "{proof:#}");
+
+    let small = platform.path("small");
+    fs::create_dir(&small).unwrap();
+    let Some(_mounted) = Tmpfs::mount(&small, "6m") else { return };
+    fs::set_permissions(&small, Permissions::from_mode(0o755)).unwrap();
+    let on_it = ["--scratch", small.to_str().unwrap(), "--only", "config"];
+    let summary = platform.drill(1, &on_it);
+    let config = state(&summary, "config");
+    assert_eq!(config["state"], "hindered", "{summary:#}");
+    assert!(config["detail"].as_str().unwrap().contains("make room"), "{config:#}");
+    assert_eq!((platform.proof(), &summary["findings"]), (proof, &json!([])), "it says nothing of the set");
+
+    damage(&platform);
+    let summary = platform.drill(1, &on_it);
+    let config = state(&summary, "config");
+    assert_eq!(config["state"], "failed", "{summary:#}");
+    let proof = platform.proof();
+    assert_eq!((&proof["proven"], &proof["different"]["config"]["outcome"]), (&Value::Null, &json!("failed")), "{proof:#}");
+}
+
+#[test]
+fn a_server_that_refuses_its_dump_is_told_from_one_that_does_not_work() {
+    if !has_program_or_skip("redis-server") {
+        return;
+    }
+    let user = uzers::get_current_username().unwrap().into_string().unwrap();
+    let server = format!("[drill.redis]\nuser = '{user}'\n");
+    let platform = Platform::new(&format!("{server}command = ['redis-server', '{{configuration}}/redis.conf']"));
+    fs::write(platform.path("dump.rdb"), "this is no dump of Redis").unwrap();
+    platform.place.ok(&["-q", "backup", "--name", "p.redis.rdb", platform.path("dump.rdb").to_str().unwrap()]);
+    let snapshot = newest(&open(&platform.place));
+    let mut redis = platform.queues(2);
+    redis.parts.push(Part { role: "rdb".to_owned(), snapshot, bytes: 24, stored_bytes: 1 });
+    platform.publish(&[], vec![redis]);
+
+    platform.configure(&format!("{server}command = ['sh', '-c', 'echo never; exit 7']"));
+    let summary = platform.drill(1, &["--only", "redis"]);
+    assert_eq!(state(&summary, "redis")["state"], "not-started", "it starts on nothing, either: {summary:#}");
+    assert_eq!(platform.proof(), Value::Null);
+
+    platform.configure(&format!("{server}command = ['redis-server', '{{configuration}}/redis.conf']"));
+    let summary = platform.drill(1, &["--only", "redis"]);
+    let redis = state(&summary, "redis");
+    assert_eq!(redis["state"], "failed", "{summary:#}");
+    assert!(redis["detail"].as_str().unwrap().contains("does start on nothing"), "{redis:#}");
+    assert_eq!(platform.proof()["different"]["redis"]["outcome"], "failed");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::format::codec::escape_path;
 use crate::format::set::Part;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::drill::Order;
@@ -16,8 +17,12 @@ use crate::orchestrate::restore::Report;
 use crate::repo::{SnapshotInfo, chain};
 use crate::source::SourceError;
 use crate::source::command::{Account, Background, CommandSpec, find_program};
+use crate::source::files::swap::available_bytes;
 use crate::source::scratch::Scratch;
 
+/// With less room than this nothing goes on: a segment of PostgreSQL's log, which it takes away again when it cannot
+/// write it, has 16 MiB.
+const FULL: u64 = 32 << 20;
 /// So many differences are told one by one.
 const MAX_DIFFERENCES: usize = 100;
 
@@ -88,6 +93,34 @@ impl<'a> Bench<'a> {
     /// The roots of a tree of the set.
     pub fn roots(&self, part: &Part) -> Result<Vec<PathBuf>, OrchestrateError> {
         Ok(self.snapshot(part)?.snapshot.paths.iter().map(trees::path).collect())
+    }
+
+    /// Says that there is no room left for servers; `None` if there is.
+    pub fn full(&self) -> Option<String> {
+        let path = self.scratch().path();
+        let free = available_bytes(path).ok().filter(|free| *free < FULL)?;
+        Some(format!("{} has {free} bytes free", escape_path(path)))
+    }
+
+    /// Starts a server on what was restored. Of one that ends by itself it is not known whether it cannot work here or
+    /// refuses what it got. So it is started once more, on nothing: if it works then, it is what it got.
+    pub fn start_on<T>(
+        &self,
+        start: impl FnOnce() -> Result<T, OrchestrateError>,
+        on_nothing: impl FnOnce() -> Result<Background, OrchestrateError>,
+    ) -> Result<T, OrchestrateError> {
+        let error = match start() {
+            Err(error @ OrchestrateError::Source(SourceError::Ended { .. })) if self.full().is_none() => error,
+            ended => return ended,
+        };
+        match on_nothing() {
+            Ok(server) => {
+                drop(server);
+                Err(OrchestrateError::RefusedByServer(Box::new(error)))
+            }
+            Err(failed) if failed.is_interrupted() => Err(failed),
+            Err(_) => Err(error),
+        }
     }
 
     /// Compares, in a step that fails if something differs.

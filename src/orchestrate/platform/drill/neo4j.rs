@@ -20,7 +20,7 @@ use crate::source::neo4j::configuration::{self, Configuration};
 use crate::source::neo4j::facts::compare;
 use crate::source::neo4j::session::{Connected, Session};
 use crate::source::neo4j::store::store_lock_is_held;
-use crate::source::scratch::{end_server, free_port, owned_directory, owned_file};
+use crate::source::scratch::{end_server, free_port, owned_directory, owned_file, port_is_taken};
 
 pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, OrchestrateError> {
     let profile = bench.executor.profile;
@@ -51,7 +51,10 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
         Ok((format!("{bytes} bytes, read back and equal"), ()))
     })?;
     let (connected, mut server) = bench.executor.step(START_NEO4J, None, || {
-        let (connected, server) = start(bench, &account, &directory, port, &settings, &configuration)?;
+        let (connected, server) = bench.start_on(
+            || start(bench, &account, &directory, port, &settings, &configuration),
+            || on_nothing(bench, &account, recorded),
+        )?;
         let seen = match &connected {
             Connected::Yes(session) => session.version().to_owned(),
             Connected::TooOld { why } => why.clone(),
@@ -109,6 +112,19 @@ fn laid_out(
     })
 }
 
+/// A server on an empty store.
+fn on_nothing(
+    bench: &Bench<'_>,
+    account: &Account,
+    recorded: Option<&Neo4jFacts>,
+) -> Result<Background, OrchestrateError> {
+    let directory = bench.scratch().directory("neo4j-empty", Some(account))?;
+    let port = free_port()?;
+    let settings = laid_out(bench, account, &directory, port, recorded)?;
+    let configuration = configuration::read(&settings)?;
+    start(bench, account, &directory, port, &settings, &configuration).map(|(_, server)| server)
+}
+
 fn start(
     bench: &Bench<'_>,
     account: &Account,
@@ -117,7 +133,7 @@ fn start(
     settings: &Neo4jSettings,
     configuration: &Configuration,
 ) -> Result<(Connected, Background), OrchestrateError> {
-    let port = port.to_string();
+    let (number, port) = (port, port.to_string());
     let place = |name: &str| directory.join(name);
     let [data, logs, files] = [place("data"), place("logs"), place("configuration")];
     let places = [
@@ -130,8 +146,14 @@ fn start(
     let mut server = bench.start(&bench.executor.profile.drill.neo4j, account, directory, &places)?;
     let what = format!("neo4j bolt://{}", settings.address);
     let limit = bench.start_limit();
-    let connected =
-        server.ready(&what, limit, &bench.executor.stop(), |enough| Session::wait(settings, limit, enough))?;
+    let ready = server.ready(&what, limit, &bench.executor.stop(), |enough| Session::wait(settings, limit, enough));
+    let connected = match ready {
+        // Somebody was faster.
+        Err(SourceError::Ended { log, .. }) if port_is_taken(number) => {
+            return Err(OrchestrateError::Hindered(format!("port {number} is in use; the server's log ends: {log}")));
+        }
+        ready => ready?,
+    };
     // Somebody else may have taken the port: the server that works on this store holds its lock.
     if store_lock_is_held(configuration)?.is_empty() {
         let what = "it answers, and does not work on the store that was restored: see drill.neo4j.command".to_owned();

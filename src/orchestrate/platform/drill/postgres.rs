@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::format::codec::escape_path;
 use crate::format::set::{Component, Facts, Part, PostgresFacts};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::cause::Cause;
 use crate::orchestrate::locate::exists;
 use crate::orchestrate::platform::drill::bench::{Bench, Finding};
 use crate::orchestrate::platform::drill::plan::{
@@ -15,6 +16,7 @@ use crate::orchestrate::platform::profile::Profile;
 use crate::orchestrate::platform::restore::plan::part;
 use crate::orchestrate::platform::restore::trees;
 use crate::orchestrate::platform::store::Role;
+use crate::repo::chain;
 use crate::source::command::{Account, Background};
 use crate::source::postgres::{
     Cluster, Method, ScratchCluster, compare, complete_base, facts, fits, new_cluster, own_log, restore_dump,
@@ -29,22 +31,33 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
     let cluster = ScratchCluster::plan(&settings, &directory)?;
     let stop = bench.executor.stop();
     let captured = held.versions.get("postgresql").map(String::as_str);
-    let started = |make: &dyn Fn() -> Result<(), OrchestrateError>| {
+    let started = |make: &dyn Fn() -> Result<Background, OrchestrateError>| {
         bench.executor.step(START_POSTGRES, None, || {
             let version = fits(&settings, method, captured, &stop)?;
-            make()?;
-            Ok((version.text, cluster.start(bench.scratch(), bench.start_limit(), &stop)?))
+            Ok((version.text, make()?))
         })
+    };
+    let start = |cluster: &ScratchCluster| {
+        let started = cluster.start(bench.scratch(), bench.start_limit(), &stop);
+        started.map_err(|error| lacking(cluster, error.into()))
+    };
+    let new = |cluster: &ScratchCluster| {
+        new_cluster(&cluster.settings, &cluster.data, None, &stop)?;
+        start(cluster)
+    };
+    let on_nothing = || {
+        let directory = bench.scratch().directory("pg-empty", Some(&Account::named(&settings.user)?))?;
+        new(&ScratchCluster::plan(&settings, &directory)?)
     };
     let mut server = match method {
         Method::Dump => {
-            let server = started(&|| Ok(new_cluster(&cluster.settings, &cluster.data, None, &stop)?))?;
+            let server = started(&|| new(&cluster))?;
             load(bench, &cluster, part(&held.parts, Role::DUMP)?)?;
             server
         }
         Method::Files | Method::Base => {
             files(bench, held, &cluster, method)?;
-            started(&|| Ok(()))?
+            started(&|| bench.start_on(|| start(&cluster), on_nothing))?
         }
     };
     let finding = compared(bench, recorded, method, &cluster, &mut server)?;
@@ -71,13 +84,24 @@ pub fn trouble(held: &Component, profile: &Profile, stop: &dyn Fn() -> bool) -> 
     let settings = postgres_settings(profile);
     let captured = held.versions.get("postgresql").map(String::as_str);
     let method = recorded(held).and_then(method).ok()?;
-    fits(&settings, method, captured, stop).err().map(|error| crate::repo::chain(&error))
+    fits(&settings, method, captured, stop).err().map(|error| chain(&error))
+}
+
+/// A failure, as one of this machine if the server says that it lacked something.
+fn lacking(cluster: &ScratchCluster, error: OrchestrateError) -> OrchestrateError {
+    match cluster.lacked() {
+        Some(line) if error.cause() == Cause::Unknown && !error.is_interrupted() => {
+            OrchestrateError::Hindered(format!("{}; the server lacked something: {line}", chain(&error)))
+        }
+        _ => error,
+    }
 }
 
 fn load(bench: &Bench<'_>, cluster: &ScratchCluster, stored: &Part) -> Result<(), OrchestrateError> {
     bench.executor.step(RESTORE_POSTGRES, None, || {
         let mut dump = cluster.relocated(bench.stream(RESTORE_POSTGRES, stored)?)?;
-        restore_dump(&cluster.settings, &mut dump, &bench.executor.stop())?;
+        let restored = restore_dump(&cluster.settings, &mut dump, &bench.executor.stop());
+        restored.map_err(|error| lacking(cluster, error.into()))?;
         Ok((String::new(), ()))
     })
 }

@@ -39,23 +39,32 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
     let profile = bench.executor.profile;
     let queues = part(&held.parts, Role::QUEUES)?;
     let purged = part(&held.parts, Role::PURGED).ok();
-    let (queued, purged) = bench.executor.step(READ_REDIS, None, || {
+    let dump = part(&held.parts, Role::RDB).ok();
+    let account = match cannot_start(&profile.drill.redis, None, "redis") {
+        None => Some(account(&profile.drill.redis, None, "redis")?),
+        Some(_) => None,
+    };
+    let directory = account.as_ref().map(|account| bench.scratch().directory("redis", Some(account))).transpose()?;
+    let (queued, purged, saved) = bench.executor.step(READ_REDIS, None, || {
         let queued = read(bench, queues)?;
         let purged = purged.map(|part| read(bench, part)).transpose()?.unwrap_or_default();
+        let saved =
+            dump.zip(directory.as_deref()).map(|(dump, directory)| write(bench, dump, directory)).transpose()?;
         let elements: u64 = queued.values().chain(purged.values()).sum();
-        Ok((format!("{elements} elements"), (queued, purged)))
+        Ok((format!("{elements} elements"), (queued, purged, saved)))
     })?;
     let mut differences = differ("read through", &profile.redis, &facts.queues, &queued);
     differences.extend(differ("purged, read through", &profile.redis, &facts.purged, &purged));
-    if cannot_start(&profile.drill.redis, None, "redis").is_some() {
+    let (Some(account), Some(directory)) = (account, directory) else {
         return bench.compare(COMPARE_REDIS, || Ok(Finding::of(seen(facts, "read through"), differences)));
-    }
-    let account = account(&profile.drill.redis, None, "redis")?;
-    let dump = part(&held.parts, Role::RDB).ok();
-    let directory = bench.scratch().directory("redis", Some(&account))?;
+    };
     let settings = settings(&profile.redis, &directory)?;
     let mut server = bench.executor.step(START_REDIS, None, || {
-        let server = start(bench, &account, &directory, &settings, dump)?;
+        let started = || start(bench, &account, &directory, &settings, saved.as_deref());
+        let server = match &saved {
+            Some(_) => bench.start_on(started, || on_nothing(bench, &account))?,
+            None => started()?,
+        };
         Ok((Client::connect(&settings)?.info()?.version, server))
     })?;
     let finding = bench.compare(COMPARE_REDIS, || {
@@ -127,22 +136,31 @@ fn settings(platform: &RedisSettings, directory: &Path) -> Result<RedisSettings,
     })
 }
 
+/// Writes the server's own dump; the name of the file.
+fn write(bench: &Bench<'_>, dump: &Part, directory: &Path) -> Result<String, OrchestrateError> {
+    let mut name = "dump.rdb".to_owned();
+    for root in bench.roots(dump)? {
+        bench.write(READ_REDIS, dump, &root, directory)?;
+        name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    Ok(name)
+}
+
+/// A server that has nothing.
+fn on_nothing(bench: &Bench<'_>, account: &Account) -> Result<Background, OrchestrateError> {
+    let directory = bench.scratch().directory("empty", Some(account))?;
+    start(bench, account, &directory, &settings(&bench.executor.profile.redis, &directory)?, None)
+}
+
 fn start(
     bench: &Bench<'_>,
     account: &Account,
     directory: &Path,
     settings: &RedisSettings,
-    dump: Option<&Part>,
+    saved: Option<&str>,
 ) -> Result<Background, OrchestrateError> {
-    let here = text(directory)?;
-    let mut name = "dump.rdb".to_owned();
-    if let Some(dump) = dump {
-        for root in bench.roots(dump)? {
-            bench.write(START_REDIS, dump, &root, directory)?;
-            name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        }
-    }
-    if [here, &name].iter().any(|text| text.contains(['"', '\\', '\n'])) {
+    let (here, name) = (text(directory)?, saved.unwrap_or("dump.rdb"));
+    if [here, name].iter().any(|text| text.contains(['"', '\\', '\n'])) {
         return Err(OrchestrateError::Unfit("a path has characters that redis.conf cannot have".to_owned()));
     }
     let databases = settings.database.saturating_add(1).max(16);

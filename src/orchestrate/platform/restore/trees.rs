@@ -148,10 +148,15 @@ pub fn write_tree(
     let report = restore::to_directory(repository, &info.snapshot, &info.id.short(), &options, &monitor)?;
     if report.failed > 0 || report.owners_left > 0 {
         let (failed, left) = (report.failed, report.owners_left);
-        return Err(OrchestrateError::Unfit(format!(
+        let why = format!(
             "{failed} entries of {} could not be written or read back, and {left} do not have their owners",
             escape_path(root)
-        )));
+        );
+        return Err(match (report.damaged, report.hindered == failed) {
+            (0, true) => OrchestrateError::Hindered(why),
+            (0, false) => OrchestrateError::Unfit(why),
+            _ => OrchestrateError::Damaged(why),
+        });
     }
     Ok(report)
 }
