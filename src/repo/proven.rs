@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::backend::remove_if_there;
 use crate::format::record::{DrillOutcome, Drilled, Proof};
-use crate::format::set::{Component, Status};
+use crate::format::set::{BackupSet, Component, Status};
 use crate::format::{Kind, ObjectId};
 use crate::repo::Repository;
 use crate::repo::error::RepoError;
@@ -32,9 +32,27 @@ pub struct SetProof {
     pub components: BTreeMap<String, ComponentProof>,
     /// Each component that its last drill did not find equal to what was recorded.
     pub different: BTreeMap<String, Difference>,
+    /// Whether a record of a drill cannot be read just now, which may say that something differs: then nothing counts as
+    /// proven.
+    #[serde(skip)]
+    pub doubtful: bool,
 }
 
 impl SetProof {
+    /// Since when all of these components of the set count as proven that it holds complete; `None` if not all of them do.
+    pub fn proven_of(&self, set: &BackupSet, names: &[&str]) -> Option<Timestamp> {
+        let is_meant = |one: &&Component| one.status == Status::Complete && names.contains(&one.name.as_str());
+        let proofs = set.components.iter().filter(is_meant).map(|one| self.components.get(&one.name));
+        let times = proofs.map(|proof| proof.map(|proof| proof.time)).collect::<Option<Vec<_>>>()?;
+        times.into_iter().min().filter(|_| !self.doubtful)
+    }
+
+    /// The newest difference in one of these components.
+    pub fn last_different_of(&self, names: &[&str]) -> Option<&Difference> {
+        let of = self.different.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        of.map(|(_, one)| one).max_by_key(|one| one.time)
+    }
+
     /// How long restoring and comparing everything took, in milliseconds.
     pub fn milliseconds(&self) -> u64 {
         let each =
@@ -188,7 +206,7 @@ impl Snapshots {
     pub fn proven(&self, sets: &[SetInfo]) -> HashMap<ObjectId, SetProof> {
         let mut all = proven(sets, &self.drills, &self.found.iter().map(|info| info.id).collect());
         if self.damaged_proofs.iter().any(|record| !record.is_broken()) {
-            all.values_mut().for_each(|one| one.proven = None);
+            all.values_mut().for_each(|one| (one.proven, one.doubtful) = (None, true));
         }
         all
     }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a set that is partial, online or never proven is not taken by its time unless somebody asked for that, one in
 //! which a drill found a difference not even as the newest; a set of another profile is never taken, nor, where several
-//! machines have stored sets, one of a machine that nobody named. What was passed over is told with the reason, so that
+//! machines have stored sets, one of a machine that nobody named. Where single components are wanted, a set is judged by
+//! these. What was passed over is told with the reason, so that
 //! nobody takes an old state for the newest.
 
 use std::collections::BTreeSet;
@@ -13,6 +14,8 @@ use serde::Serialize;
 
 use crate::format::ObjectId;
 use crate::format::set::{Consistency, Status};
+use crate::orchestrate::platform::profile::Component;
+use crate::repo::proven::SetProof;
 use crate::repo::sets::SetInfo;
 
 /// What is wanted.
@@ -64,11 +67,13 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// A set, and whether it is proven.
+/// A set, and what is known of the components that are wanted of it.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The set.
     pub info: SetInfo,
+    /// Whether something is missing in it.
+    pub partial: bool,
     /// When a drill last found all of it equal to what was recorded.
     pub proven: Option<Timestamp>,
     /// When a drill last found that something of it is not, if none has found that equal since.
@@ -76,11 +81,36 @@ pub struct Known {
 }
 
 impl Known {
+    /// Judges a set by all that is in it.
+    pub fn whole(info: SetInfo, proof: Option<&SetProof>) -> Self {
+        Known {
+            partial: info.set.status != Status::Complete,
+            proven: proof.and_then(|proof| proof.proven),
+            different: proof.and_then(SetProof::last_different).map(|one| one.time),
+            info,
+        }
+    }
+
+    /// Judges a set by some of its components: what has become of the others is nothing to who wants these alone.
+    pub fn of(info: SetInfo, proof: Option<&SetProof>, wanted: &[Component]) -> Self {
+        let names: Vec<&str> = wanted.iter().map(|one| one.name()).collect();
+        let is_whole = |name: &&str| {
+            let mut of_name = info.set.components.iter().filter(|one| one.name == *name);
+            of_name.next().is_some_and(|one| one.status == Status::Complete)
+        };
+        Known {
+            partial: !names.iter().all(is_whole),
+            proven: proof.and_then(|proof| proof.proven_of(&info.set, &names)),
+            different: proof.and_then(|proof| proof.last_different_of(&names)).map(|one| one.time),
+            info,
+        }
+    }
+
     /// What speaks against it.
     pub fn flaws(&self) -> BTreeSet<Flaw> {
         let set = &self.info.set;
         let has = |flaw: &Flaw| match flaw {
-            Flaw::Partial => set.status != Status::Complete,
+            Flaw::Partial => self.partial,
             Flaw::Online => set.consistency != Consistency::OnePointInTime,
             Flaw::Unverified => self.proven.is_none(),
             Flaw::Different => self.different.is_some(),

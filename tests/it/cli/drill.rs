@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 
 use super::sets::{newest, open};
 use super::{Place, summary, text};
-use crate::support::machine::{Tmpfs, has_program_or_skip};
 use crate::sets::set_of;
+use crate::support::machine::{Tmpfs, has_program_or_skip};
 
 /// A platform of one file of configuration and two queues.
 struct Platform {
@@ -178,7 +178,10 @@ fn what_is_equal_is_proven_and_chosen_by_time() {
     assert_eq!((&first["set"], state(&first, "config")["state"].as_str()), (&json!(set), Some("proven")), "{first:#}");
     let proof = platform.proof();
     assert!(proof["proven"].is_null() && proof["components"]["config"]["time"].is_string(), "{proof:#}");
-    assert_eq!(restore(points[0]).status.code(), Some(1));
+    // That is enough for who wants it alone.
+    assert!(restore(points[0]).status.success());
+    let whole = platform.run("restore", &["--at", "2999-01-01", "--dry-run"]);
+    assert!(text(&whole.stderr).contains("unverified"), "{}", text(&whole.stderr));
     let second = platform.drill(0, &["--only", "redis"]);
     assert!(state(&second, "redis")["detail"].as_str().unwrap().contains("3 elements of 2 queues"), "{second:#}");
     let proof = platform.proof();
@@ -236,6 +239,32 @@ fn a_difference_is_named_and_proves_nothing() {
     let summary = platform.drill(1, &["--set", &set]);
     let states = ["config", "redis"].map(|component| state(&summary, component)["state"].clone());
     assert_eq!((states, summary["proofs"].as_array().unwrap().len()), (["proven".into(), "different".into()], 1));
+}
+
+#[test]
+fn a_set_is_judged_by_the_components_that_are_wanted() {
+    let platform = Platform::new("");
+    let older = platform.publish_at("2026-03-01T02:00:00Z", &[], vec![platform.queues(2)]);
+    platform.drill(0, &[]);
+    let newer = platform.publish_at("2026-03-02T02:00:00Z", &[], vec![platform.queues(3)]);
+    platform.drill(1, &[]);
+    let different = json!(["unverified", "different"]);
+    let chosen: [(&[&str], _, _); 5] = [
+        (&["--only", "config"], newer, Value::Null),
+        (&["--skip", "redis,postgres"], newer, Value::Null),
+        (&["--only", "redis", "--requeue"], older, different.clone()),
+        (&["--only", "config,redis", "--requeue"], older, different.clone()),
+        (&[], older, different),
+    ];
+    for (options, set, passed) in chosen {
+        for point in [&["--at", "2999-01-01"][..], &["--set", "latest-verified"]] {
+            let output = platform.run("restore", &[point, options, &["--dry-run"]].concat());
+            let told = text(&output.stdout);
+            let plan = told.lines().next().unwrap_or_else(|| panic!("{options:?}: {}", text(&output.stderr)));
+            let plan: Value = serde_json::from_str(plan).unwrap();
+            assert_eq!((&plan["set"], &plan["passed"][0]["flaws"]), (&json!(set), &passed), "{options:?} {plan:#}");
+        }
+    }
 }
 
 #[test]
@@ -321,7 +350,11 @@ fn a_full_disk_takes_nothing_back_and_hides_no_damage() {
     let config = state(&summary, "config");
     assert_eq!(config["state"], "failed", "{summary:#}");
     let proof = platform.proof();
-    assert_eq!((&proof["proven"], &proof["different"]["config"]["outcome"]), (&Value::Null, &json!("failed")), "{proof:#}");
+    assert_eq!(
+        (&proof["proven"], &proof["different"]["config"]["outcome"]),
+        (&Value::Null, &json!("failed")),
+        "{proof:#}"
+    );
 }
 
 #[test]

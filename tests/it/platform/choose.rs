@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use cairn::format::ObjectId;
+use cairn::format::record::DrillOutcome;
 use cairn::format::set::{BackupSet, BaseFacts, Component, Consistency, Facts, PostgresFacts, Status};
 use cairn::orchestrate::platform::aim::archived::choose_with_base;
 use cairn::orchestrate::platform::choose::{Choice, ChooseError, Flaw, Known, Point, Wish, choose};
 use cairn::progress::{Monitor, Notice, Silent};
+use cairn::repo::proven::{ComponentProof, Difference, SetProof};
 use cairn::repo::sets::SetInfo;
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
@@ -30,7 +32,8 @@ fn known(number: u8, second: i64, flaws: [bool; 4]) -> Known {
         program: "test".to_owned(),
     };
     let id = ObjectId::of(&[number]);
-    Known { info: SetInfo { id, set }, proven: (!unverified).then_some(time), different: different.then_some(time) }
+    let (proven, different) = ((!unverified).then_some(time), different.then_some(time));
+    Known { info: SetInfo { id, set }, partial, proven, different }
 }
 
 fn wish(point: Point, allow: &[Flaw]) -> Wish<'static> {
@@ -99,6 +102,72 @@ fn sets_of_other_profiles_and_machines_are_never_taken_for_ours() {
     assert!(none.contains("profile p from third"), "{none}");
     let id = ObjectId::of(&[3]).to_string();
     assert!(matches!(choose(&all, &wish(Point::Set(id), &[])), Err(ChooseError::Profile { .. })));
+}
+
+/// A set of components with these states, of which drills have proven some, and found others different.
+fn drilled(states: &[(&str, Status)], proven: &[(&str, i64)], different: &[(&str, i64)]) -> (SetInfo, SetProof) {
+    let mut info = known(1, 10, FLAWLESS).info;
+    for (name, status) in states {
+        let mut component = with_base(1, 10, 10, FLAWLESS).info.set.components.remove(0);
+        (component.name, component.status) = ((*name).to_owned(), *status);
+        info.set.components.push(component);
+    }
+    info.set.status =
+        if states.iter().all(|(_, one)| *one == Status::Complete) { Status::Complete } else { Status::Partial };
+    let time = |second: i64| Timestamp::from_second(second).unwrap();
+    let equal = |second| ComponentProof {
+        time: time(second),
+        compared: "all".to_owned(),
+        versions: Default::default(),
+        restore_milliseconds: 1,
+        compare_milliseconds: 1,
+        host: "h".to_owned(),
+        program: "test".to_owned(),
+    };
+    let differs = |second| Difference {
+        time: time(second),
+        outcome: DrillOutcome::Different,
+        differences: vec!["one row".to_owned()],
+        versions: Default::default(),
+        host: "h".to_owned(),
+        program: "test".to_owned(),
+    };
+    let proof = SetProof {
+        components: proven.iter().map(|(name, second)| ((*name).to_owned(), equal(*second))).collect(),
+        different: different.iter().map(|(name, second)| ((*name).to_owned(), differs(*second))).collect(),
+        ..SetProof::default()
+    };
+    (info, proof)
+}
+
+#[test]
+fn a_set_is_judged_by_what_is_wanted_of_it() {
+    use cairn::orchestrate::platform::profile::Component::{Config, Elasticsearch, Neo4j, Postgres, Redis};
+    let states = [
+        ("config", Status::Complete),
+        ("postgres", Status::Complete),
+        ("elasticsearch", Status::Complete),
+        ("neo4j", Status::Failed),
+        ("redis", Status::Skipped),
+    ];
+    let (info, proof) = drilled(&states, &[("config", 40), ("postgres", 30)], &[("elasticsearch", 50)]);
+    let flaws = |wanted: &[_]| Vec::from_iter(Known::of(info.clone(), Some(&proof), wanted).flaws());
+    let whole = Known::whole(info.clone(), Some(&proof));
+    assert_eq!(Vec::from_iter(whole.flaws()), [Flaw::Partial, Flaw::Unverified, Flaw::Different]);
+    assert_eq!(flaws(&[Postgres]), []);
+    let both = Known::of(info.clone(), Some(&proof), &[Config, Postgres]);
+    assert_eq!(
+        (both.flaws().len(), both.proven),
+        (0, Some(Timestamp::from_second(30).unwrap())),
+        "as of the older one"
+    );
+    assert_eq!(flaws(&[Postgres, Elasticsearch]), [Flaw::Unverified, Flaw::Different]);
+    assert_eq!(flaws(&[Neo4j]), [Flaw::Partial, Flaw::Unverified]);
+    assert_eq!(flaws(&[Config, Redis]), [Flaw::Partial]);
+    // What cannot be read may say that it differs.
+    let doubtful = SetProof { doubtful: true, ..proof.clone() };
+    assert_eq!(Vec::from_iter(Known::of(info.clone(), Some(&doubtful), &[Postgres]).flaws()), [Flaw::Unverified]);
+    assert_eq!(Vec::from_iter(Known::of(info.clone(), None, &[Postgres]).flaws()), [Flaw::Unverified]);
 }
 
 proptest! {

@@ -52,6 +52,7 @@ pub fn proof() -> SetProof {
     let documents =
         ["the index <i>stix_v4</i> has 999999 documents instead of 1000000", "the index audit_v2 is missing"];
     SetProof {
+        doubtful: false,
         proven: None,
         components: BTreeMap::from([("postgres".to_owned(), equal)]),
         different: BTreeMap::from([

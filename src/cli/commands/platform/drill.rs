@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::args::Global;
 use crate::cli::args::platform::DrillArgs;
-use crate::cli::commands::platform::restore::{chosen, show_passed};
+use crate::cli::commands::platform::restore::{chosen, judged, show_passed};
 use crate::cli::commands::platform::{lock, plan as steps, profile, undo_first, wanted, watch};
 use crate::cli::commands::{Context, host, open};
 use crate::cli::exit::Exit;
@@ -37,7 +37,7 @@ pub fn run(global: &Global, mut args: DrillArgs, context: &Context<'_>) -> Resul
     let repository = &open(global, context)?;
     // First: a backup that is waited for makes a newer set.
     let (state, _lock) = lock(&profile, args.wait, context)?;
-    let choice = chosen(repository, &profile, &args.point, context)?;
+    let choice = chosen(repository, &profile, &args.point, judged(&wanted, &args.components), context)?;
     if !args.dry_run {
         end_last(&state, &profile, context.monitor)?;
     }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use crate::cli::args::Global;
-use crate::cli::args::platform::{PointArgs, RestoreArgs};
+use crate::cli::args::platform::{ComponentsArgs, PointArgs, RestoreArgs};
 use crate::cli::commands::platform::restore_page::Page;
 use crate::cli::commands::platform::{diff, lock, plan as steps, profile, undo_first, wanted, watch};
 use crate::cli::commands::{Context, open};
@@ -46,7 +46,7 @@ pub fn run(global: &Global, args: RestoreArgs, context: &Context<'_>) -> Result<
     // First: a backup that is waited for makes a newer set.
     let locked = if args.diff { None } else { Some(lock(&profile, args.wait, context)?) };
     let choice = match goes_to_time(&profile, &args, &wanted)? {
-        None => chosen(repository, &profile, &args.point, context)?,
+        None => chosen(repository, &profile, &args.point, judged(&wanted, &args.components), context)?,
         Some(time) => {
             let fetch = fetch(global, &profile)?;
             let (choice, aim) = aimed(repository, &profile, &args, (time, &wanted), context)?;
@@ -136,7 +136,7 @@ fn aimed(
     (time, wanted): (Timestamp, &[Component]),
     context: &Context<'_>,
 ) -> Result<(Choice, Aim)> {
-    let known = known(repository, context)?;
+    let known = known(repository, judged(wanted, &args.components), context)?;
     let allow: BTreeSet<Flaw> = args.point.allow.iter().copied().collect();
     let wish = Wish { profile: &profile.name, host: args.point.host.as_deref(), point: Point::At(time), allow };
     let alone = wanted == [Component::Postgres];
@@ -164,8 +164,14 @@ fn fetch(global: &Global, profile: &Profile) -> Result<Vec<OsString>> {
 }
 
 /// The set that is meant, among those that can be read. One that cannot be read may be the newest: that is told.
-pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, context: &Context<'_>) -> Result<Choice> {
-    let known = known(repository, context)?;
+pub fn chosen(
+    repository: &Repository,
+    profile: &Profile,
+    point: &PointArgs,
+    judged: Option<&[Component]>,
+    context: &Context<'_>,
+) -> Result<Choice> {
+    let known = known(repository, judged, context)?;
     let wanted = match (&point.at, point.set.as_deref()) {
         (Some(at), _) => Point::At(parse_time(at, &TimeZone::system())?),
         (None, Some("latest")) => Point::Latest,
@@ -180,8 +186,13 @@ pub fn chosen(repository: &Repository, profile: &Profile, point: &PointArgs, con
     Ok(choose(&known, &wish).map_err(crate::orchestrate::OrchestrateError::from)?)
 }
 
-/// The sets that can be read.
-fn known(repository: &Repository, context: &Context<'_>) -> Result<Vec<Known>> {
+/// By which components sets are judged: by those that are wanted, if not all of them are; else by all that a set holds.
+pub fn judged<'w>(wanted: &'w [Component], args: &ComponentsArgs) -> Option<&'w [Component]> {
+    (!args.only.is_empty() || !args.skip.is_empty()).then_some(wanted)
+}
+
+/// The sets that can be read, judged by these components.
+fn known(repository: &Repository, judged: Option<&[Component]>, context: &Context<'_>) -> Result<Vec<Known>> {
     let (sets, damaged) = repository.readable_sets()?;
     let snapshots = repository.readable_snapshots()?;
     let proofs = snapshots.proven(&sets);
@@ -191,8 +202,10 @@ fn known(repository: &Repository, context: &Context<'_>) -> Result<Vec<Known>> {
     }
     let known = |info: SetInfo| {
         let proof = proofs.get(&info.id);
-        let different = proof.and_then(|proof| proof.last_different()).map(|one| one.time);
-        Known { proven: proof.and_then(|proof| proof.proven), different, info }
+        match judged {
+            None => Known::whole(info, proof),
+            Some(wanted) => Known::of(info, proof, wanted),
+        }
     };
     Ok(sets.into_iter().map(known).collect())
 }
