@@ -51,6 +51,10 @@ pub trait Backend: Send + Sync {
     /// Writes a new object, whole. Never replaces one.
     fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError>;
 
+    /// Begins a new object that is written piece by piece, and whose first `head` bytes are known last. Nothing is there of
+    /// it before [`Unfinished::finish`]. Storage that takes objects only as a whole gives [`Whole`].
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError>;
+
     /// Calls `visit` with the id and length of each object of this kind, in no order. An object that is written or
     /// removed meanwhile may or may not be seen.
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError>;
@@ -74,6 +78,47 @@ pub trait Backend: Send + Sync {
 
     /// Where this is, for people and errors.
     fn location(&self) -> String;
+}
+
+/// An object that is being written. Dropped, it leaves nothing.
+pub trait Unfinished: Send {
+    /// Writes on, behind the head.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// Puts the head, of just the length that was left free, to its beginning. From then on the object is there, as after
+    /// [`Backend::write_new`].
+    fn finish(self: Box<Self>, head: &[u8]) -> Result<(), BackendError>;
+}
+
+/// One that is held in memory, and written as a whole.
+pub struct Whole<'b> {
+    backend: &'b dyn Backend,
+    place: (Kind, ObjectId),
+    head: usize,
+    bytes: Vec<u8>,
+}
+
+impl<'b> Whole<'b> {
+    /// For an object of a backend.
+    pub fn begin(backend: &'b dyn Backend, kind: Kind, id: &ObjectId, head: usize) -> Box<dyn Unfinished + 'b> {
+        Box::new(Whole { backend, place: (kind, *id), head, bytes: vec![0; head] })
+    }
+}
+
+impl Unfinished for Whole<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BackendError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>, head: &[u8]) -> Result<(), BackendError> {
+        let (kind, id) = self.place;
+        if head.len() != self.head {
+            return Err(error::wrong_head(kind, &id, self.backend.location(), head.len(), self.head));
+        }
+        self.bytes[..head.len()].copy_from_slice(head);
+        self.backend.write_new(kind, &id, &self.bytes)
+    }
 }
 
 /// Removes an object. One that is not there any more is as good as removed: somebody else did it at the same time.

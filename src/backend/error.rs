@@ -97,6 +97,12 @@ fn advice(source: &io::Error) -> &'static str {
     }
 }
 
+/// An object was begun for a head of another length.
+pub(super) fn wrong_head(kind: Kind, id: &ObjectId, location: String, len: usize, left: usize) -> BackendError {
+    let why = format!("its head has {len} bytes, and {left} were left free for it: report this as a mistake of cairn");
+    BackendError::Io { action: "write", what: format!("{kind} {id}"), location, source: io::Error::other(why) }
+}
+
 impl BackendError {
     /// Whether this process has no memory, or no more files may be open: that says nothing of what is stored.
     pub fn is_for_want(&self) -> bool {

@@ -19,7 +19,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::backend::{Backend, BackendError, ByteRange, Stat, host};
+use crate::backend::error::wrong_head;
+use crate::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, host};
 use crate::format::codec::{escape, escape_path};
 use crate::format::{Kind, ObjectId};
 
@@ -154,6 +155,11 @@ impl Local {
     fn write(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.unfinished()?;
         file.as_file_mut().write_all(bytes)?;
+        self.put(kind, id, file)
+    }
+
+    /// Gives a file that is written its place.
+    fn put(&self, kind: Kind, id: &ObjectId, file: NamedTempFile) -> io::Result<()> {
         file.as_file().sync_all()?;
         let (dir, path) = self.place(kind, id);
         if dir != self.root {
@@ -298,6 +304,16 @@ impl Backend for Local {
         self.write(kind, id, bytes).map_err(|source| self.object_failure("write", kind, id, source))
     }
 
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        let begin = || {
+            let mut file = self.unfinished()?;
+            file.as_file_mut().seek(SeekFrom::Start(head as u64))?;
+            Ok(file)
+        };
+        let file = begin().map_err(|source| self.object_failure("write", kind, id, source))?;
+        Ok(Box::new(Begun { local: self, place: (kind, *id), head, file }))
+    }
+
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {
         let listed = match directory(kind) {
             None => match fs::symlink_metadata(self.root.join(CONFIG)) {
@@ -362,6 +378,36 @@ impl Backend for Local {
 
     fn location(&self) -> String {
         escape_path(&self.root)
+    }
+}
+
+/// An object that is being written, in its temporary file.
+struct Begun<'l> {
+    local: &'l Local,
+    place: (Kind, ObjectId),
+    head: usize,
+    file: NamedTempFile,
+}
+
+impl Begun<'_> {
+    fn failure(&self, source: io::Error) -> BackendError {
+        let (kind, id) = &self.place;
+        self.local.object_failure("write", *kind, id, source)
+    }
+}
+
+impl Unfinished for Begun<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BackendError> {
+        self.file.as_file_mut().write_all(bytes).map_err(|source| self.failure(source))
+    }
+
+    fn finish(self: Box<Self>, head: &[u8]) -> Result<(), BackendError> {
+        let (local, (kind, id)) = (self.local, self.place);
+        if head.len() != self.head {
+            return Err(wrong_head(kind, &id, local.location(), head.len(), self.head));
+        }
+        self.file.as_file().write_all_at(head, 0).map_err(|source| self.failure(source))?;
+        local.put(kind, &id, self.file).map_err(|source| local.object_failure("write", kind, &id, source))
     }
 }
 

@@ -64,7 +64,7 @@ pub fn push(archive: &Archive, push: &Push, monitor: &dyn Monitor) -> Result<Pus
     if is_archived(archive, &file, &mut source)? {
         return Ok(Pushed { file, archived: Archived::Found, beside: 0 });
     }
-    let archived = archive.publish(&seal(archive, &file, &mut source)?)?;
+    let archived = archive.publish(seal(archive, &file, &mut source)?)?;
     // The server is told of these when it asks for them; what fails now fails then, if it still does.
     let beside = beside(archive, push, system_id, source.len(), monitor).unwrap_or_else(|error| {
         tracing::debug!("files that wait were not archived: {error}");
@@ -73,7 +73,7 @@ pub fn push(archive: &Archive, push: &Push, monitor: &dyn Monitor) -> Result<Pus
     Ok(Pushed { file, archived, beside })
 }
 
-fn seal(archive: &Archive, file: &WalFile, source: &mut WalSource) -> Result<SealedWal, OrchestrateError> {
+fn seal<'a>(archive: &'a Archive, file: &WalFile, source: &mut WalSource) -> Result<SealedWal<'a>, OrchestrateError> {
     archive.seal(file, source.len(), &mut |buffer| Ok(source.fill(buffer)?))
 }
 
@@ -95,7 +95,7 @@ fn is_archived(archive: &Archive, file: &WalFile, source: &mut WalSource) -> Res
     Ok(archive.confirm(file, source.len(), hasher.finalize().as_bytes())?)
 }
 
-/// Archives files that wait behind one. Each is compressed while the one before it is written.
+/// Archives files that wait behind one. Each is compressed and written while the one before it is made durable.
 fn beside(
     archive: &Archive,
     push: &Push,
@@ -109,11 +109,11 @@ fn beside(
         return Ok(0);
     }
     std::thread::scope(|scope| {
-        let (send, receive) = bounded::<SealedWal>(0);
+        let (send, receive) = bounded::<SealedWal<'_>>(0);
         let writer = scope.spawn(move || {
             let mut written = 0;
             for sealed in receive {
-                archive.publish(&sealed)?;
+                archive.publish(sealed)?;
                 written += 1;
             }
             Ok::<usize, RepoError>(written)
@@ -143,7 +143,11 @@ fn beside(
     })
 }
 
-fn seal_waiting(archive: &Archive, path: &Path, system_id: u64) -> Result<Option<SealedWal>, OrchestrateError> {
+fn seal_waiting<'a>(
+    archive: &'a Archive,
+    path: &Path,
+    system_id: u64,
+) -> Result<Option<SealedWal<'a>>, OrchestrateError> {
     let mut source = WalSource::open(path, system_id)?;
     let file = WalFile { system_id, name: source.name() };
     if archive.has(&file)? {

@@ -8,18 +8,22 @@
 //! storage writes a name once; the second finds the object of the first, compares, and makes it durable itself before it
 //! reports success, since the first may die before it does.
 //!
+//! A file may have a gibibyte. It is read, worked on and written block by block; its head, which comes first, is written
+//! last.
+//!
 //! Nothing here needs the index: an [`Archive`] is opened with the configuration and a key alone.
 
 pub mod catalog;
 pub mod retain;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, unbounded};
 use jiff::Timestamp;
 
-use crate::backend::{Backend, BackendError, ByteRange};
+use crate::backend::{Backend, BackendError, ByteRange, Unfinished};
 use crate::format::crypto::{Envelope, Keys};
 use crate::format::key::Credential;
 use crate::format::wal::{self, HEAD_END, MAX_BLOCKS, WalHead, WalName};
@@ -34,6 +38,8 @@ const LEVEL: i32 = 1;
 const BLOCK: u64 = 1 << 20;
 /// Threads that work on one file.
 const MAX_WORKERS: usize = 4;
+/// Blocks that are on their way at once, besides one for each of these.
+const AHEAD: u64 = 2;
 
 /// A file to be archived, or to be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +50,11 @@ pub struct WalFile {
     pub name: WalName,
 }
 
-/// A file that is ready to be written: its object, as a whole.
-pub struct SealedWal {
+/// A file whose blocks are written: its object, which nobody sees before it has its head.
+pub struct SealedWal<'a> {
     head: WalHead,
-    stored: Vec<u8>,
+    stored_head: Vec<u8>,
+    object: Box<dyn Unfinished + 'a>,
 }
 
 /// What became of a file.
@@ -120,13 +127,14 @@ impl Archive {
         Ok(true)
     }
 
-    /// Reads a file of `raw_len` bytes and makes its object. `read` fills what it is given.
+    /// Reads a file of `raw_len` bytes and writes the blocks of its object. `read` fills what it is given. Few blocks are in
+    /// memory at once, whatever the length.
     pub fn seal<E: From<RepoError>>(
         &self,
         file: &WalFile,
         raw_len: u64,
         read: &mut dyn FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<SealedWal, E> {
+    ) -> Result<SealedWal<'_>, E> {
         if !file.name.may_have(raw_len) {
             let why = format!("{} of {raw_len} bytes", file.name);
             return Err(RepoError::from(FormatError::invalid(Kind::Wal.word(), why)).into());
@@ -134,8 +142,10 @@ impl Archive {
         let block_len = BLOCK.max(raw_len.div_ceil(MAX_BLOCKS as u64));
         let count = raw_len.div_ceil(block_len);
         let envelope = self.keys.new_envelope(Kind::Wal).map_err(RepoError::from)?;
-        let mut hasher = blake3::Hasher::new();
-        let sealed = self.spread::<_, E>(
+        let (mut hasher, mut stored) = (blake3::Hasher::new(), Vec::new());
+        let object = self.backend.begin_new(Kind::Wal, &self.id(file), HEAD_END).map_err(RepoError::from);
+        let mut object = object?;
+        self.spread::<_, E>(
             count,
             &|(index, raw): (u64, Vec<u8>)| Ok((index, wal::seal_block(&envelope, index, LEVEL, &raw)?)),
             &mut |index| {
@@ -145,6 +155,10 @@ impl Archive {
                 hasher.update(&raw);
                 Ok((index, raw))
             },
+            &mut |block| {
+                stored.push(block.len() as u32);
+                Ok(object.write(&block).map_err(RepoError::from)?)
+            },
         )?;
         let head = WalHead {
             system_id: file.system_id,
@@ -153,19 +167,17 @@ impl Archive {
             hash: *hasher.finalize().as_bytes(),
             time: Timestamp::now(),
             block_len: block_len as u32,
-            stored: sealed.iter().map(|block| block.len() as u32).collect(),
+            stored,
         };
-        let mut stored = head.seal(&envelope).map_err(RepoError::from)?;
-        stored.reserve_exact(sealed.iter().map(Vec::len).sum());
-        sealed.iter().for_each(|block| stored.extend_from_slice(block));
-        Ok(SealedWal { head, stored })
+        let stored_head = head.seal(&envelope).map_err(RepoError::from)?;
+        Ok(SealedWal { head, stored_head, object })
     }
 
-    /// Writes a file's object. When this returns the file is archived, and durable.
-    pub fn publish(&self, sealed: &SealedWal) -> Result<Archived, RepoError> {
-        let SealedWal { head, stored } = sealed;
+    /// Publishes a file's object. When this returns the file is archived, and durable.
+    pub fn publish(&self, sealed: SealedWal<'_>) -> Result<Archived, RepoError> {
+        let SealedWal { head, stored_head, object } = sealed;
         let file = WalFile { system_id: head.system_id, name: head.name };
-        match self.backend.write_new(Kind::Wal, &self.id(&file), stored) {
+        match object.finish(&stored_head) {
             Ok(()) => {
                 self.backend.sync()?;
                 Ok(Archived::Written)
@@ -192,28 +204,21 @@ impl Archive {
         let blocks: Vec<_> = head.blocks().collect();
         let open = |(index, sealed): (u64, Vec<u8>)| {
             let raw_len = blocks.get(index as usize).map_or(0, |block| block.2);
-            Ok((index, wal::open_block(&envelope, index, sealed, raw_len)?))
+            Ok((index, wal::open_block(&envelope, index, sealed, raw_len).map_err(RepoError::object(Kind::Wal, id))?))
         };
-        let mut done = 0;
-        // A few blocks at a time, so that memory is bounded.
-        while done < blocks.len() {
-            let some = (blocks.len() - done).min(4 * self.workers);
-            let raw = self.spread::<_, RepoError>(some as u64, &open, &mut |index| {
-                let index = done as u64 + index;
+        self.spread::<_, E>(
+            blocks.len() as u64,
+            &open,
+            &mut |index| {
                 let (offset, len, _) = blocks[index as usize];
                 let range = ByteRange::At { offset, len };
                 Ok((index, self.backend.read(Kind::Wal, &id, range).map_err(RepoError::from)?))
-            });
-            let raw = raw.map_err(|error| match error {
-                RepoError::Format(source) => damaged(source),
-                other => other,
-            })?;
-            for block in raw {
+            },
+            &mut |block| {
                 hasher.update(&block);
-                write(&block)?;
-            }
-            done += some;
-        }
+                write(&block)
+            },
+        )?;
         if *hasher.finalize().as_bytes() != head.hash {
             return Err(damaged(FormatError::Hash { what: Kind::Wal.word() }).into());
         }
@@ -238,51 +243,65 @@ impl Archive {
         WalHead::open(&self.keys, id, stored).map_err(RepoError::object(Kind::Wal, *id))
     }
 
-    /// Has `count` blocks made by the caller's thread, in order, and worked on by others; what comes of them, in order.
+    /// Has `count` blocks made by the caller's thread, in order, and worked on by others; what comes of each is taken by the
+    /// caller's thread, in order. Only a few are on their way at once.
     fn spread<T: Send, E: From<RepoError>>(
         &self,
         count: u64,
-        work: &(dyn Fn(T) -> Result<(u64, Vec<u8>), FormatError> + Sync),
+        work: &Work<'_, T>,
         make: &mut dyn FnMut(u64) -> Result<T, E>,
-    ) -> Result<Vec<Vec<u8>>, E> {
+        take: &mut dyn FnMut(Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
         if count == 1 || self.workers == 1 {
-            return (0..count).map(|index| Ok(work(make(index)?).map_err(RepoError::from)?.1)).collect();
+            return (0..count).try_for_each(|index| take(work(make(index)?)?.1));
         }
-        let mut done: Vec<(u64, Vec<u8>)> = std::thread::scope(|scope| {
-            let (send, receive) = bounded::<T>(1);
-            let workers: Vec<_> = (0..self.workers)
-                .map(|_| {
-                    let receive = receive.clone();
-                    scope.spawn(move || receive.iter().map(work).collect::<Result<Vec<_>, _>>())
-                })
-                .collect();
-            drop(receive);
-            let mut made = Ok(());
-            for index in 0..count {
-                match make(index) {
-                    // Nobody takes it any more when every worker has failed.
-                    Ok(block) => {
-                        if send.send(block).is_err() {
-                            break;
-                        }
+        std::thread::scope(|scope| {
+            // What is on its way is counted below, so neither ever holds more than that.
+            let (send, receive) = unbounded::<T>();
+            let (give, given) = unbounded();
+            let worker = |_| {
+                let (receive, done) = (receive.clone(), Done(give.clone()));
+                scope.spawn(move || receive.iter().try_for_each(|block| done.0.send(work(block))))
+            };
+            let workers: Vec<_> = (0..self.workers).map(worker).collect();
+            drop((receive, give));
+            let mut early = BTreeMap::new();
+            let (mut made, mut taken) = (0, 0);
+            let mut run = || -> Result<(), E> {
+                while taken < count {
+                    if made < count && made - taken < self.workers as u64 + AHEAD {
+                        send.send(make(made)?).map_err(|_| RepoError::Worker)?;
+                        made += 1;
+                        continue;
                     }
-                    Err(error) => {
-                        made = Err(error);
-                        break;
+                    let (index, block) = given.recv().map_err(|_| RepoError::Worker)??;
+                    early.insert(index, block);
+                    while let Some(block) = early.remove(&taken) {
+                        take(block)?;
+                        taken += 1;
                     }
                 }
-            }
+                Ok(())
+            };
+            let ended = run();
             drop(send);
-            let mut done = Vec::new();
-            for worker in workers {
-                done.extend(worker.join().map_err(|_| RepoError::Worker)?.map_err(RepoError::from)?);
-            }
-            made.map(|()| done)
-        })?;
-        done.sort_unstable_by_key(|(index, _)| *index);
-        if done.len() as u64 != count {
-            return Err(RepoError::Worker.into());
+            // Every one is waited for, also behind one that panicked.
+            let lost = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+            if lost == 0 { ended } else { Err(RepoError::Worker.into()) }
+        })
+    }
+}
+
+/// What is done to a block: its number, and what comes of it.
+type Work<'w, T> = dyn Fn(T) -> Result<(u64, Vec<u8>), RepoError> + Sync + 'w;
+
+/// Where a worker gives what it has done. One that panics says so, else it would be waited for without end.
+struct Done(Sender<Result<(u64, Vec<u8>), RepoError>>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(Err(RepoError::Worker));
         }
-        Ok(done.into_iter().map(|(_, block)| block).collect())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn::backend::{Backend, BackendError, ByteRange, Stat, list_all};
+use cairn::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, Whole, list_all};
 use cairn::format::record::Forgotten;
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::OrchestrateError;
@@ -33,6 +33,10 @@ impl Backend for LosesLeases {
             }
         }
         Ok(())
+    }
+
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        Ok(Whole::begin(self, kind, id, head))
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {

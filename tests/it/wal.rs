@@ -7,6 +7,7 @@ mod status;
 use std::sync::Arc;
 
 use cairn::backend::Backend;
+use cairn::backend::local::Local;
 use cairn::format::crypto::{Keys, MasterKey};
 use cairn::format::wal::{HEAD_END, SegmentName, WalHead, WalName};
 use cairn::format::{Kind, RepositoryId};
@@ -38,6 +39,14 @@ pub fn segment(cluster: u64, name: SegmentName, size: u64, seed: u64) -> Vec<u8>
     bytes
 }
 
+/// What a cluster says of itself: as much of it as is read.
+pub fn control_file() -> Vec<u8> {
+    let mut control = vec![0; 8192];
+    control[..8].copy_from_slice(&CLUSTER.to_le_bytes());
+    control[8..12].copy_from_slice(&1300u32.to_le_bytes());
+    control
+}
+
 pub fn numbered(timeline: u32, number: u64) -> SegmentName {
     SegmentName::holding(timeline, number * SIZE, SIZE)
 }
@@ -51,7 +60,7 @@ pub fn put(archive: &Archive, file: &WalFile, content: &[u8]) -> Result<Archived
         rest = tail;
         Ok::<(), RepoError>(())
     })?;
-    archive.publish(&sealed)
+    archive.publish(sealed)
 }
 
 /// What is archived under a name.
@@ -160,6 +169,30 @@ fn equal_content_is_archived_twice_and_other_content_never_replaces_it() {
     assert!(archive.confirm(&file, SIZE, blake3::hash(&content).as_bytes()).unwrap());
     assert_eq!(memory.snapshot(), before);
     drop(backend);
+}
+
+/// One that begins, writes half and is cut off has stored nothing that anybody sees.
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_is_not_archived() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("repo");
+    init(&Local::create(&place).unwrap());
+    let local: Arc<dyn Backend> = Arc::new(Local::open(&place).unwrap());
+    let archive = Archive::open(local, &credential()).unwrap();
+    let name = SegmentName { timeline: 1, high: 0, low: 3 };
+    let (file, content) =
+        (WalFile { system_id: CLUSTER, name: WalName::Segment(name) }, segment(CLUSTER, name, 16 << 20, 2));
+    let mut blocks = 0;
+    let failed = archive.seal(&file, content.len() as u64, &mut |_: &mut [u8]| {
+        blocks += 1;
+        if blocks < 12 { Ok(()) } else { Err(RepoError::Interrupted) }
+    });
+    assert!(matches!(failed, Err(RepoError::Interrupted)), "it was read to its end");
+    let unfinished = || std::fs::read_dir(place.join("tmp")).unwrap().count();
+    assert_eq!((get(&archive, &file).unwrap(), unfinished()), (None, 0));
+    assert_eq!(put(&archive, &file, &content).unwrap(), Archived::Written);
+    assert_eq!(put(&archive, &file, &content).unwrap(), Archived::Found);
+    assert!(get(&archive, &file).unwrap().unwrap() == content && unfinished() == 0);
 }
 
 #[test]

@@ -20,6 +20,9 @@ fn traced_writer() {
     let local = Local::create(Path::new(&path)).unwrap();
     local.write_new(Kind::DataPack, &id(0xab, 1), b"content").unwrap();
     local.write_new(Kind::Snapshot, &id(0xcd, 1), b"content").unwrap();
+    let mut object = local.begin_new(Kind::Wal, &id(0xef, 1), 4).unwrap();
+    object.write(b"content").unwrap();
+    object.finish(b"head").unwrap();
     local.sync().unwrap();
     local.remove(Kind::Snapshot, &id(0xcd, 1)).unwrap();
     local.sync().unwrap();
@@ -50,7 +53,8 @@ fn every_write_is_flushed_before_it_appears_and_its_directory_by_sync() {
         flush(&["..", "."]),
         expected(&format!("data/ab/{data}")).to_vec(),
         expected(&snapshot).to_vec(),
-        flush(&["data", "data/ab", "snapshots"]),
+        expected(&format!("wal/{}", id(0xef, 1))).to_vec(),
+        flush(&[".", "data", "data/ab", "snapshots", "wal"]),
         vec![format!("unlink {snapshot}")],
         flush(&["snapshots"]),
         expected("config").to_vec(),

@@ -6,8 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cairn::format::wal::SegmentName;
+
 use super::Place;
 use crate::support::machine::has_program_or_skip;
+use crate::wal::{CLUSTER, control_file, segment};
 
 const MIB: u64 = 1 << 20;
 /// What the README promises.
@@ -16,6 +19,8 @@ const LIMIT: u64 = 200 * MIB;
 /// longer than a small one, so memory that grew with it would be far beyond; a large tree has 15,000 files more.
 const CHANCE_OF_A_STREAM: u64 = 64 * MIB;
 const CHANCE_OF_A_TREE: u64 = 24 * MIB;
+/// A large segment has blocks of 2 MiB instead of one, a few of them in several copies, and 240 MiB more.
+const CHANCE_OF_A_SEGMENT: u64 = 48 * MIB;
 
 /// Runs a program on two processors, whatever the machine has, since there are as many workers as processors; and writes
 /// its peak into a file. The standard library has no wait4.
@@ -73,18 +78,19 @@ fn write_dump(output: &mut dyn Write, bytes: u64, day: u64) {
     }
 }
 
-const OPERATIONS: [&str; 4] = ["first backup", "next backup", "restore", "check"];
+const BACKUPS: [&str; 4] = ["first backup", "next backup", "restore", "check"];
+const ARCHIVING: [&str; 4] = ["first push", "next push", "fetch", "check"];
 
 /// How often is measured: what chance adds on a busy machine is not there every time, and what grows with the input is.
 const ATTEMPTS: usize = 3;
 
 /// Fails unless, in one of a few attempts, each took less than the limit, and the large ones hardly more than the small.
-fn assert_bounded(of: &str, chance: u64, measure: impl Fn() -> [[u64; 4]; 2]) {
+fn assert_bounded(of: &str, operations: [&str; 4], chance: u64, measure: impl Fn() -> [[u64; 4]; 2]) {
     let mebibytes = |bytes: &[u64]| bytes.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>();
     let mut figures = Vec::new();
     for _ in 0..ATTEMPTS {
         let [small, large] = measure();
-        figures.push(format!("{OPERATIONS:?} of {of}: {:?} and {:?} MiB", mebibytes(&small), mebibytes(&large)));
+        figures.push(format!("{operations:?} of {of}: {:?} and {:?} MiB", mebibytes(&small), mebibytes(&large)));
         println!("{figures:?}");
         let bounded = |(small, large): (&u64, &u64)| *small < LIMIT && *large < LIMIT && *large < small + chance;
         if small.iter().zip(&large).all(bounded) {
@@ -110,7 +116,39 @@ fn memory_does_not_grow_with_a_stream() {
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
     };
-    assert_bounded("a stream", CHANCE_OF_A_STREAM, || [150, 450].map(measured));
+    assert_bounded("a stream", BACKUPS, CHANCE_OF_A_STREAM, || [150, 450].map(measured));
+}
+
+#[test]
+fn memory_does_not_grow_with_a_segment_of_the_log() {
+    if !has_program_or_skip("python3") {
+        return;
+    }
+    let measured = |mib: u64| {
+        let place = Place::new();
+        let data = place.path().join("data");
+        fs::create_dir_all(data.join("global")).unwrap();
+        fs::write(data.join("global/pg_control"), control_file()).unwrap();
+        let name = SegmentName::holding(1, mib * MIB, mib * MIB);
+        let (path, got) = (data.join(name.to_string()), data.join("got"));
+        // Noise and nothing by turns, so that about half of it is stored.
+        let mut content = segment(CLUSTER, name, mib * MIB, 1);
+        let quarter = content.len() / 4;
+        content.copy_within(..quarter, 2 * quarter);
+        fs::write(&path, &content).unwrap();
+        let (data, path, name) = (data.to_str().unwrap(), path.to_str().unwrap(), name.to_string());
+        let push = ["-q", "wal", "push", "--pgdata", data, path];
+        let fetch = ["-q", "wal", "fetch", "--no-ahead", "--pgdata", data, &name, got.to_str().unwrap()];
+        let peaks = [
+            peak(&place, &push, nothing),
+            peak(&place, &push, nothing),
+            peak(&place, &fetch, nothing),
+            peak(&place, &["-q", "check", "--read-data"], nothing),
+        ];
+        assert!(fs::read(&got).unwrap() == content, "{mib} MiB came back otherwise");
+        peaks
+    };
+    assert_bounded("a segment", ARCHIVING, CHANCE_OF_A_SEGMENT, || [16, 256].map(measured));
 }
 
 fn make_tree(root: &Path, files: usize) {
@@ -142,5 +180,5 @@ fn memory_does_not_grow_with_a_tree() {
             peak(&place, &["-q", "check", "--read-data"], nothing),
         ]
     };
-    assert_bounded("a tree", CHANCE_OF_A_TREE, || [5_000, 20_000].map(measured));
+    assert_bounded("a tree", BACKUPS, CHANCE_OF_A_TREE, || [5_000, 20_000].map(measured));
 }

@@ -18,6 +18,7 @@ pub fn check_backend(make: impl Fn() -> Arc<dyn Backend>) {
     keeps_kinds_apart(&*make());
     lists_all_and_only_what_is_there(&*make());
     never_overwrites(&*make());
+    writes_piece_by_piece(&*make());
     removes(&*make());
     tells_times_in_order(&*make());
     keeps_an_empty_and_a_large_object(&*make());
@@ -156,6 +157,35 @@ fn never_overwrites(backend: &dyn Backend) {
         }
     }
     assert_eq!(backend.remove_debris(0, false).unwrap(), (0, 0), "a refused write leaves nothing behind");
+}
+
+fn writes_piece_by_piece(backend: &dyn Backend) {
+    for kind in Kind::ALL {
+        let id = ids_of(kind)[0];
+        let (bytes, empty) = (content(5, 3 << 20), backend.begin_new(kind, &id, 0).unwrap());
+        let mut object = backend.begin_new(kind, &id, 700).unwrap();
+        for piece in bytes[700..].chunks(1_000_001) {
+            object.write(piece).unwrap();
+        }
+        assert!(backend.stat(kind, &id).unwrap_err().is_not_found(), "{kind}: it was there before its end");
+        assert_eq!(list_all(backend, kind).unwrap(), []);
+        object.finish(&bytes[..700]).unwrap();
+        backend.sync().unwrap();
+        assert!(backend.read(kind, &id, ANY).unwrap() == bytes, "{kind}");
+
+        match empty.finish(b"") {
+            Err(BackendError::AlreadyExists { kind: k, id: i, .. }) => assert_eq!((k, i), (kind, id)),
+            other => panic!("{kind}: {other:?}"),
+        }
+        assert!(backend.read(kind, &id, ANY).unwrap() == bytes, "{kind}");
+        backend.remove(kind, &id).unwrap();
+        let mut object = backend.begin_new(kind, &id, 10).unwrap();
+        object.write(b"content").unwrap();
+        assert!(object.finish(b"too short").is_err(), "{kind}: a head of another length");
+        drop(backend.begin_new(kind, &id, 10).unwrap());
+        assert_eq!(list_all(backend, kind).unwrap(), []);
+    }
+    assert_eq!(backend.remove_debris(0, false).unwrap(), (0, 0), "what is not finished leaves nothing behind");
 }
 
 fn removes(backend: &dyn Backend) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cairn::backend::{Backend, BackendError, ByteRange, Stat};
+use cairn::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, Whole};
 use cairn::format::{Kind, ObjectId};
 
 /// A call of the backend trait.
@@ -234,6 +234,10 @@ impl Backend for Faulty {
             }
             fault => self.run(fault, "write", what, || self.inner.write_new(kind, id, bytes)),
         }
+    }
+
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        Ok(Whole::begin(self, kind, id, head))
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {

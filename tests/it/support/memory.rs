@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cairn::backend::{Backend, BackendError, ByteRange, Stat};
+use cairn::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, Whole};
 use cairn::format::{Kind, ObjectId};
 use jiff::Timestamp;
 
@@ -125,6 +125,10 @@ impl Backend for Memory {
         let modified = state.clock;
         state.objects.insert((kind, *id), Object { bytes: bytes.into(), modified });
         Ok(())
+    }
+
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        Ok(Whole::begin(self, kind, id, head))
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {

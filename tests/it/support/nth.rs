@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cairn::backend::{Backend, BackendError, ByteRange, Stat};
+use cairn::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, Whole};
 use cairn::format::{Kind, ObjectId};
 
 /// What goes wrong at the change (write, removal or sync) with the given number, counted from 0.
@@ -88,6 +88,10 @@ impl Backend for NthChange {
 
     fn write_new(&self, kind: Kind, id: &ObjectId, bytes: &[u8]) -> Result<(), BackendError> {
         self.change(|| self.inner.write_new(kind, id, bytes))
+    }
+
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        Ok(Whole::begin(self, kind, id, head))
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cairn::backend::{Backend, BackendError, ByteRange, Stat};
+use cairn::backend::{Backend, BackendError, ByteRange, Stat, Unfinished, Whole};
 use cairn::format::{Kind, ObjectId};
 
 use crate::support::faulty::Operation;
@@ -78,6 +78,10 @@ impl Backend for Recording {
         self.inner.write_new(kind, id, bytes)?;
         self.note(Operation::Write, Some(kind), Some(id), bytes.len() as u64);
         Ok(())
+    }
+
+    fn begin_new(&self, kind: Kind, id: &ObjectId, head: usize) -> Result<Box<dyn Unfinished + '_>, BackendError> {
+        Ok(Whole::begin(self, kind, id, head))
     }
 
     fn list(&self, kind: Kind, visit: &mut dyn FnMut(ObjectId, u64)) -> Result<(), BackendError> {

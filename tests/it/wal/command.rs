@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use cairn::format::wal::SegmentName;
 use tempfile::TempDir;
 
-use super::{CLUSTER, SIZE, numbered, segment};
+use super::{CLUSTER, SIZE, control_file, numbered, segment};
 
 /// A repository, and a directory that looks like a cluster's.
 struct Place {
@@ -19,10 +19,7 @@ impl Place {
         let place = Place { directory: tempfile::tempdir().unwrap() };
         std::fs::create_dir_all(place.data().join("global")).unwrap();
         std::fs::create_dir_all(place.data().join("pg_wal/archive_status")).unwrap();
-        let mut control = vec![0; 8192];
-        control[..8].copy_from_slice(&CLUSTER.to_le_bytes());
-        control[8..12].copy_from_slice(&1300u32.to_le_bytes());
-        std::fs::write(place.data().join("global/pg_control"), control).unwrap();
+        std::fs::write(place.data().join("global/pg_control"), control_file()).unwrap();
         std::fs::write(place.path().join("key"), [5; 32]).unwrap();
         std::fs::set_permissions(place.path().join("key"), PermissionsExt::from_mode(0o600)).unwrap();
         assert!(place.run(&["init"]).status.success());
