@@ -109,6 +109,8 @@ impl Client {
             "include_global_state": true,
             "ignore_unavailable": false,
             "partial": false,
+            // Closed ones, too: without this they are left out.
+            "expand_wildcards": "all",
             "metadata": {"taken_by": "cairn"},
         });
         if !self.settings.indices.is_empty() {
