@@ -121,7 +121,8 @@ pub fn programs_that_are_killed_make_the_set_partial(platform: &Platform) {
     let bin = programs(platform, "pg_dump", &queued);
     let profile = platform.profile("killed", &format!("{BARE}[postgres]\nbin-directory = \"{bin}\"\n"));
     let mut run = platform.begin("backup", &profile, &options);
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'";
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE query LIKE 'LOCK TABLE % IN ACCESS SHARE MODE%' AND wait_event_type = 'Lock'";
     let started = Instant::now();
     while platform.sql("postgres", waits) == "0" {
         assert!(run.child.try_wait().unwrap().is_none(), "it ended, and nothing had waited");
