@@ -66,6 +66,11 @@ fn write(server: &Archived, clients: u32, segments: usize) {
         server.archive();
     }
     drop(load);
+    // What its clients had sent is carried out although they are gone: nothing is looked at before that.
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    while server.sql(others) != "0" {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // Something that ends after all of it, so that all of it can be reached.
     server.sql("CREATE TABLE IF NOT EXISTS last (n int); INSERT INTO last VALUES (1)");
     server.archive();

@@ -213,7 +213,8 @@ impl Archived {
         let (profile, to) = (self.shown("pitr.toml"), to.to_string());
         let all = ["--only", "postgres", "--allow", "unverified", "--at", &to, "--yes"];
         let mut command = self.command(&[&["platform", "restore", "--profile", &profile], all.as_slice()].concat());
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        let said = std::fs::File::create(self.path("begun.log")).unwrap();
+        command.stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap()
     }
 
     /// Waits until the journal has the beginning of a step.
@@ -222,7 +223,9 @@ impl Archived {
         let (began, wanted) = (Instant::now(), format!("{{\"entry\":\"begin\",\"step\":\"{step}"));
         let journal = self.path("state/journal");
         while !std::fs::read_to_string(&journal).unwrap_or_default().contains(&wanted) {
-            assert!(child.try_wait().unwrap().is_none(), "it ended without {step}");
+            let ended = child.try_wait().unwrap();
+            let said = || std::fs::read_to_string(self.path("begun.log")).unwrap_or_default();
+            assert!(ended.is_none(), "it ended without {step}: {ended:?}\n{}", said());
             assert!(began.elapsed() < PATIENCE, "{step} does not come");
             std::thread::sleep(Duration::from_millis(2));
         }
