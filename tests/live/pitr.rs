@@ -67,7 +67,8 @@ fn write(server: &Archived, clients: u32, segments: usize) {
     }
     drop(load);
     // What its clients had sent is carried out although they are gone: nothing is looked at before that.
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let others =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
     while server.sql(others) != "0" {
         std::thread::sleep(Duration::from_millis(20));
     }
