@@ -267,8 +267,11 @@ pub struct ElasticsearchFacts {
     pub snapshot: String,
     /// The snapshot's UUID.
     pub snapshot_uuid: String,
-    /// Documents of each index.
+    /// Documents of each index that is open.
     pub documents: BTreeMap<String, u64>,
+    /// Documents of each index that is closed, as its statistics tell them: nested ones are in these numbers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<String, u64>,
 }
 
 /// A Neo4j database.

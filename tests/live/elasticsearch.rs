@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cairn::source::SourceError;
 use cairn::source::elasticsearch::client::{Level, Refusal};
-use cairn::source::elasticsearch::facts::{Quiescence, compare};
+use cairn::source::elasticsearch::facts::{Quiescence, Tally, compare};
 use cairn::source::elasticsearch::location::create_location;
 use cairn::source::elasticsearch::repository::Access;
 use cairn::source::elasticsearch::restore::{Rename, Request};
@@ -68,6 +68,10 @@ const SEEDED: [(&str, usize, &str); 6] = [
     ("draft-entities_v1", 0, ""),
 ];
 
+/// An index that is closed, of two shards, with 31 documents of which 30 have one in them.
+const CLOSED: &str = "reports_v1";
+const NESTED: &str = r#"{"settings":{"number_of_shards":2,"number_of_replicas":0},"mappings":{"properties":{"parts":{"type":"nested"}}}}"#;
+
 #[test]
 fn a_directory_copied_while_read_only_brings_back_every_document() {
     let Some(server) = Elasticsearch::start(true) else { return };
@@ -98,12 +102,18 @@ fn a_directory_copied_while_read_only_brings_back_every_document() {
     let first = take(&client).unwrap();
     let size = bytes_below(&server.location());
     server.add("stix_v4", 10);
+    server.send(Method::PUT, CLOSED, NESTED);
+    let lines: String = (0..30).map(|n| format!("{{\"index\":{{}}}}\n{{\"parts\":[{{\"n\":{n}}}]}}\n")).collect();
+    server.send(Method::POST, &format!("{CLOSED}/_bulk?refresh=true"), &(lines + "{\"index\":{}}\n{}\n"));
+    client.close_index(CLOSED).unwrap();
+    client.wait_for_health(Level::Yellow, PATIENCE, &never).unwrap();
     let second = take(&client).unwrap();
     assert_ne!(first.name, second.name, "two snapshots of one minute have different names");
     let grown = bytes_below(&server.location()) - size;
     assert!(grown < size / 2, "the second snapshot is incremental, but added {grown} to {size} bytes");
     let counted = client.facts(&second, Quiescence::AtRest, &never).unwrap();
     assert!(counted.notes.is_empty(), "{:?}", counted.notes);
+    assert_eq!(counted.facts.closed, BTreeMap::from([(CLOSED.to_owned(), 61)]));
     let mut expected: BTreeMap<String, u64> =
         SEEDED.iter().map(|(index, documents, _)| ((*index).to_owned(), *documents as u64)).collect();
     expected.insert("stix_v4".to_owned(), 4010);
@@ -119,7 +129,7 @@ fn a_directory_copied_while_read_only_brings_back_every_document() {
     assert!(!client.is_read_only().unwrap());
 
     // Everything is lost, and the repository's directory comes back from the copy.
-    for (index, ..) in SEEDED {
+    for index in SEEDED.map(|(index, ..)| index).into_iter().chain([CLOSED]) {
         client.delete_index(index).unwrap();
         client.delete_index(index).unwrap();
     }
@@ -130,15 +140,25 @@ fn a_directory_copied_while_read_only_brings_back_every_document() {
     copy(&kept, &server.location());
     client.register(Access::ReadOnly).unwrap();
     let request = Request { snapshot: second.name.clone(), indices: Vec::new(), rename: None, global_state: false };
-    let restored = client.restore(&request, PATIENCE, &never, &mut |_| {}).unwrap();
-    assert_eq!(restored.len(), SEEDED.len());
+    let closed = [CLOSED.to_owned()];
+    let restored = client.restore_as_recorded(&request, &closed, PATIENCE, &never, &mut |_| {}).unwrap();
+    assert_eq!(restored.len(), SEEDED.len() + 1);
     client.wait_for_health(Level::Yellow, PATIENCE, &never).unwrap();
-    let mut found = counted.facts.clone();
-    found.documents = client.documents(&restored, &never).unwrap().0;
-    assert!(compare(&counted.facts, &found).is_empty());
+    let recorded = Tally::of(&counted.facts);
+    assert_eq!(compare(&recorded, &client.tally(&restored, &never).unwrap()), Vec::<String>::new());
+    closed_again(&server, &client);
 
     a_restore_beside_the_living_index(&client, &first);
     pruning_leaves_the_newest(&client, &first, &second);
+}
+
+/// What is restored is open; and whoever opens it finds every document.
+fn closed_again(server: &Elasticsearch, client: &Client) {
+    let listed = client.indices().unwrap();
+    assert!(listed.iter().all(|index| index.open == (index.name != CLOSED)), "{listed:?}");
+    server.send(Method::POST, &format!("{CLOSED}/_open?wait_for_active_shards=1"), "");
+    let names = [CLOSED.to_owned()];
+    assert_eq!(client.tally(&names, &never).unwrap().documents.get(CLOSED), Some(&31));
 }
 
 fn read_only_refuses_snapshots(client: &Client) {
@@ -158,13 +178,14 @@ fn a_restore_beside_the_living_index(client: &Client, first: &Snapshot) {
     request.rename = Some(rename);
     let restored = client.restore(&request, PATIENCE, &never, &mut |_| {}).unwrap();
     assert_eq!(restored, ["drill-stix_v4"]);
-    let counts = client.documents(&restored, &never).unwrap().0;
+    let counts = client.tally(&restored, &never).unwrap().documents;
     assert_eq!(counts.get("drill-stix_v4"), Some(&4000), "the first snapshot holds what was there then");
     let progress = client.restore_progress().unwrap();
     assert!(progress.shards > 0 && progress.shards_done == progress.shards, "{progress:?}");
     client.close_index("drill-stix_v4").unwrap();
-    let (counts, uncounted) = client.documents(&restored, &never).unwrap();
-    assert!(counts.is_empty() && uncounted[0].contains("closed"), "{uncounted:?}");
+    client.wait_for_health(Level::Yellow, PATIENCE, &never).unwrap();
+    let found = client.tally(&restored, &never).unwrap();
+    assert!(found.documents.is_empty() && found.closed.get("drill-stix_v4") == Some(&4000), "{found:?}");
 }
 
 fn pruning_leaves_the_newest(client: &Client, first: &Snapshot, second: &Snapshot) {

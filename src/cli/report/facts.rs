@@ -13,6 +13,10 @@ pub fn write(page: &mut Page, component: &Component) {
         Some(all @ Facts::Elasticsearch(facts)) => {
             let head = format!("Elasticsearch: {}", coordinates(all));
             counts(page, &head, ["Index", "Documents"], &mut facts.documents.iter());
+            if !facts.closed.is_empty() {
+                let head = "Elasticsearch: indices that were closed";
+                counts(page, head, ["Index", "Documents"], &mut facts.closed.iter());
+            }
         }
         Some(all @ Facts::Neo4j(facts)) => {
             let head = format!("Neo4j: {}", coordinates(all));
@@ -58,7 +62,7 @@ pub fn coordinates(facts: &Facts) -> String {
             facts.cluster_uuid,
             facts.snapshot,
             facts.snapshot_uuid,
-            facts.documents.len(),
+            facts.documents.len() + facts.closed.len(),
             sum(facts.documents.values()),
         ),
         Facts::Neo4j(facts) => format!(

@@ -90,6 +90,9 @@ pub enum Undo {
         snapshot: Option<String>,
         /// Those.
         replaced: Vec<String>,
+        /// Of those the ones that were closed.
+        #[serde(default)]
+        closed: Vec<String>,
     },
 }
 

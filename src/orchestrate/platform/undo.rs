@@ -75,8 +75,8 @@ fn undo_one(profile: &Profile, undo: &Undo) -> Result<String, OrchestrateError> 
             let ended = Scratch::at(Path::new(directory)).end()?;
             Ok(format!("{ended} processes that were left are ended, and the directory is gone"))
         }
-        Undo::PutBackIndices { made, snapshot, replaced } => {
-            put_back_indices(profile, made, snapshot.as_deref(), replaced)
+        Undo::PutBackIndices { made, snapshot, replaced, closed } => {
+            put_back_indices(profile, made, snapshot.as_deref(), (replaced, closed))
         }
     }
 }
@@ -106,7 +106,7 @@ fn put_back_indices(
     profile: &Profile,
     made: &[String],
     snapshot: Option<&str>,
-    replaced: &[String],
+    (replaced, closed): (&[String], &[String]),
 ) -> Result<String, OrchestrateError> {
     let settings = &profile.elasticsearch;
     let client = elasticsearch::Client::new(settings)?;
@@ -120,7 +120,7 @@ fn put_back_indices(
         }
         let (snapshot, indices) = (snapshot.to_owned(), replaced.to_vec());
         let request = Request { snapshot, indices, rename: None, global_state: false };
-        client.restore(&request, settings.restore_timeout(), &never, &mut |_| {})?;
+        client.restore_as_recorded(&request, closed, settings.restore_timeout(), &never, &mut |_| {})?;
     }
     Ok(format!("{} indices deleted, {} brought back", made.len(), replaced.len()))
 }

@@ -97,6 +97,22 @@ impl Client {
         self.restored(request, &answer)
     }
 
+    /// Restores indices, and closes those that were closed, since the server opens what it restores; the names of all.
+    pub fn restore_as_recorded(
+        &self,
+        request: &Request,
+        closed: &[String],
+        limit: Duration,
+        stop: &dyn Fn() -> bool,
+        on_progress: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<Vec<String>, SourceError> {
+        let restored = self.restore(request, limit, stop, on_progress)?;
+        for index in closed {
+            self.close_index(index)?;
+        }
+        Ok(restored)
+    }
+
     /// How far the restores are that the server knows of.
     pub fn restore_progress(&self) -> Result<RestoreProgress, SourceError> {
         let query = [("expand_wildcards", "all"), ("filter_path", "*.shards.type,*.shards.stage,*.shards.index.size")];

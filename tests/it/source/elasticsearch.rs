@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use cairn::source::SourceError;
-use cairn::source::elasticsearch::facts::{compare_documents, not_recorded};
+use cairn::source::elasticsearch::facts::{Tally, compare, compare_documents, not_recorded};
 use cairn::source::elasticsearch::location::{LocationState, location_state, problems};
 use cairn::source::elasticsearch::settings_file::{allow, configure_path_repo, path_repo, undo};
 use cairn::source::elasticsearch::snapshot::{Snapshot, is_ours, surplus};
@@ -310,9 +310,29 @@ fn settings_have_the_platforms_defaults_and_refuse_unknown_names() {
 fn an_index_that_was_not_counted_is_not_taken_for_absent() {
     let mut snapshot = snapshot("one", "SUCCESS", 1);
     snapshot.indices = vec!["closed".to_owned(), "open".to_owned()];
-    let recorded = BTreeMap::from([("open".to_owned(), 3)]);
+    let recorded = Tally { documents: BTreeMap::from([("open".to_owned(), 3)]), ..Tally::default() };
     let left = not_recorded(&snapshot, &recorded);
     assert!(left.len() == 1 && left[0].contains("the index closed"), "{left:?}");
+    let closed = Tally { closed: BTreeMap::from([("closed".to_owned(), 2)]), ..recorded.clone() };
+    assert!(not_recorded(&snapshot, &closed).is_empty());
     snapshot.indices.remove(0);
     assert!(not_recorded(&snapshot, &recorded).is_empty());
+}
+
+#[test]
+fn a_closed_index_is_compared_by_its_state_and_its_documents() {
+    let one = |count| BTreeMap::from([("audit".to_owned(), count)]);
+    let closed = |count| Tally { closed: one(count), ..Tally::default() };
+    assert!(compare(&closed(2), &closed(2)).is_empty());
+    assert!(compare(&closed(2), &closed(2).renamed(|name| format!("x-{name}"))).len() == 2);
+    for (found, word) in [
+        (closed(3), "has 3 documents instead of 2"),
+        (Tally { documents: one(2), ..Tally::default() }, "is not there as a closed one"),
+        (Tally::default(), "is not there as a closed one"),
+    ] {
+        let differences = compare(&closed(2), &found).join("; ");
+        assert!(differences.contains(word), "{differences}");
+    }
+    let open = Tally { documents: one(2), ..Tally::default() };
+    assert!(compare(&open, &closed(2)).join("; ").contains("was not recorded so"));
 }

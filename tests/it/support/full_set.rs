@@ -103,6 +103,7 @@ pub fn set() -> BackupSet {
         snapshot: "snapshot-202603010200".to_owned(),
         snapshot_uuid: "aBcD".to_owned(),
         documents: BTreeMap::from([("stix_v4".to_owned(), 1_000_000), ("audit_v2".to_owned(), 17)]),
+        closed: BTreeMap::new(),
     };
     let neo4j = Neo4jFacts {
         database: "graph.db".to_owned(),

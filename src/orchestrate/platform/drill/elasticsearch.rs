@@ -14,7 +14,7 @@ use crate::progress::{Monitor, Phase, StepWork};
 use crate::source::SourceError;
 use crate::source::command::{Account, Background};
 use crate::source::elasticsearch::client::Level;
-use crate::source::elasticsearch::facts::{compare_documents, not_recorded};
+use crate::source::elasticsearch::facts::{Tally, compare, not_recorded};
 use crate::source::elasticsearch::repository::{Access, RESTORE_PREFIX};
 use crate::source::elasticsearch::restore::Request;
 use crate::source::elasticsearch::{Client, ElasticsearchSettings};
@@ -54,13 +54,10 @@ pub fn drill(bench: &Bench<'_>, held: &Component) -> Result<Finding, Orchestrate
     })?;
     let finding = bench.compare(COMPARE_ELASTICSEARCH, || {
         let version = client.info()?.version;
-        let (found, uncounted) = client.documents(&restored, &bench.executor.stop())?;
+        let found = client.tally(&restored, &bench.executor.stop())?;
         server.must_run()?;
-        let mut differences = compare_documents(&facts.documents, &found);
-        differences.extend(uncounted);
-        let documents = found.values().copied().fold(0, u64::saturating_add);
-        let seen = format!("{} indices with {documents} documents, as recorded", found.len());
-        let mut finding = Finding::of(seen, differences).with_version("elasticsearch", version);
+        let differences = compare(&Tally::of(facts), &found);
+        let mut finding = Finding::of(found.shown(), differences).with_version("elasticsearch", version);
         if !left.is_empty() {
             // A part of it was not looked at, so it is not proven.
             finding.compared = None;
@@ -134,15 +131,16 @@ fn restore(
         let what = format!("the restored repository does not hold the snapshot {} whole", facts.snapshot);
         SourceError::Answer { server: client.server(), what }
     })?;
-    let indices: Vec<String> = facts.documents.keys().cloned().collect();
-    let left = not_recorded(&snapshot, &facts.documents);
+    let recorded = Tally::of(facts);
+    let (indices, left) = (recorded.indices(), not_recorded(&snapshot, &recorded));
+    let closed: Vec<String> = recorded.closed.into_keys().collect();
     if indices.is_empty() {
         return Ok((indices, left));
     }
     let request = Request { snapshot: facts.snapshot.clone(), indices, rename: None, global_state: false };
     let (mut known, mut written) = (false, 0);
     let limit = bench.executor.profile.elasticsearch.restore_timeout();
-    let restored = client.restore(&request, limit, &stop, &mut |progress| {
+    let restored = client.restore_as_recorded(&request, &closed, limit, &stop, &mut |progress| {
         if !known && progress.bytes > 0 {
             bench.notes.within(RESTORE_ELASTICSEARCH, StepWork::Begin(Phase::Restore, Some(progress.bytes)));
             known = true;

@@ -22,7 +22,7 @@ use crate::orchestrate::platform::undo::undo;
 use crate::progress::{Monitor, Phase, StepWork};
 use crate::source::SourceError;
 use crate::source::elasticsearch::client::Level;
-use crate::source::elasticsearch::facts::{compare_documents, not_recorded};
+use crate::source::elasticsearch::facts::{Tally, compare, not_recorded};
 use crate::source::elasticsearch::location::create_location;
 use crate::source::elasticsearch::repository::{Access, RESTORE_PREFIX};
 use crate::source::elasticsearch::restore::{Rename, Request};
@@ -46,6 +46,8 @@ pub struct IndexWork {
     facts: ElasticsearchFacts,
     /// The indices of the set that are there already.
     there: Vec<String>,
+    /// Of those the ones that are closed.
+    there_closed: Vec<String>,
     existing: Existing,
 }
 
@@ -78,12 +80,15 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
         aside: format!("{SAVED_PREFIX}{}", look.mark),
         facts: facts.clone(),
         there: Vec::new(),
+        there_closed: Vec::new(),
         existing: look.options.existing.clone(),
         from,
     };
     let client = Client::new(settings)?;
-    let present: Vec<String> = client.indices()?.into_iter().map(|index| index.name).collect();
-    let there: Vec<String> = facts.documents.keys().filter(|one| present.contains(&work.name(one))).cloned().collect();
+    let present: BTreeMap<String, bool> = client.indices()?.into_iter().map(|index| (index.name, index.open)).collect();
+    let mut there = Tally::of(facts).indices();
+    there.retain(|one| present.contains_key(&work.name(one)));
+    let there_closed = there.iter().filter(|one| present.get(*one) == Some(&false)).cloned().collect();
     let mut obstacles = Vec::new();
     if work.existing != Existing::Close && !there.is_empty() {
         obstacles.push(format!(
@@ -105,12 +110,12 @@ pub fn draft(look: &Look<'_>, found: &set::Component) -> Result<Draft, Orchestra
     ];
     let intent = Intent {
         component,
-        into: facts.documents.keys().map(|index| work.name(index)).collect(),
+        into: Tally::of(facts).indices().iter().map(|index| work.name(index)).collect(),
         replaces: there.clone(),
         bytes: stored.bytes,
         notes: Vec::new(),
         steps,
-        work: Work::Indices(IndexWork { there, ..work }),
+        work: Work::Indices(IndexWork { there, there_closed, ..work }),
     };
     Ok(Draft { intent, obstacles, space: vec![(settings.location.clone(), stored.bytes.saturating_mul(2))] })
 }
@@ -166,11 +171,15 @@ fn indices_in(
     let stop = executor.stop();
     let client = Client::new(&work.from)?;
     let found = client.find_snapshot(&work.facts.snapshot)?;
-    let left = found.map(|found| not_recorded(&found, &work.facts.documents)).unwrap_or_default();
-    let indices: Vec<String> = work.facts.documents.keys().cloned().collect();
+    let recorded = Tally::of(&work.facts);
+    let left = found.map(|found| not_recorded(&found, &recorded)).unwrap_or_default();
+    let indices = recorded.indices();
+    let recorded = recorded.renamed(|index| work.name(index));
+    let closed: Vec<String> = recorded.closed.keys().cloned().collect();
     let made = indices.iter().map(|index| work.name(index)).filter(|name| !replaced.contains(name)).collect();
     let snapshot = (!replaced.is_empty()).then(|| work.aside.clone());
-    let undoing = Undo::PutBackIndices { made, snapshot, replaced: replaced.to_vec() };
+    let undoing =
+        Undo::PutBackIndices { made, snapshot, replaced: replaced.to_vec(), closed: work.there_closed.clone() };
     let restored = executor.step(RESTORE, Some(undoing), || {
         for index in replaced {
             client.close_index(index)?;
@@ -181,28 +190,25 @@ fn indices_in(
         };
         let request = Request { snapshot: work.facts.snapshot.clone(), indices, rename, global_state: false };
         let (mut known, mut written) = (false, 0);
-        let restored = client.restore(&request, settings.restore_timeout(), &stop, &mut |progress| {
-            if !known && progress.bytes > 0 {
-                notes.within(RESTORE, StepWork::Begin(Phase::Restore, Some(progress.bytes)));
-                known = true;
-            }
-            notes.within(RESTORE, StepWork::Advance(progress.bytes_done.saturating_sub(written)));
-            written = written.max(progress.bytes_done);
-        })?;
+        let restored =
+            client.restore_as_recorded(&request, &closed, settings.restore_timeout(), &stop, &mut |progress| {
+                if !known && progress.bytes > 0 {
+                    notes.within(RESTORE, StepWork::Begin(Phase::Restore, Some(progress.bytes)));
+                    known = true;
+                }
+                notes.within(RESTORE, StepWork::Advance(progress.bytes_done.saturating_sub(written)));
+                written = written.max(progress.bytes_done);
+            })?;
         let health = client.wait_for_health(Level::Yellow, settings.health_timeout(), &stop)?;
         Ok((format!("{} indices; the cluster is {}", restored.len(), health.level), restored))
     })?;
     let compared = executor.step(COMPARE, None, || {
-        let recorded: BTreeMap<String, u64> =
-            work.facts.documents.iter().map(|(index, documents)| (work.name(index), *documents)).collect();
-        let (found, uncounted) = client.documents(&restored, &stop)?;
-        let mut differences = compare_documents(&recorded, &found);
-        differences.extend(uncounted);
+        let found = client.tally(&restored, &stop)?;
+        let differences = compare(&recorded, &found);
         if !differences.is_empty() {
             return Err(OrchestrateError::Unfit(differences.join("; ")));
         }
-        let documents = found.values().copied().fold(0, u64::saturating_add);
-        let seen = format!("{} indices with {documents} documents, as recorded", found.len());
+        let seen = found.shown();
         Ok((seen.clone(), seen))
     })?;
     // What it was restored from is not needed any more. What fails is tried again at the end of the run.

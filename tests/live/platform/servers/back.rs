@@ -11,6 +11,8 @@ use crate::platform::{Platform, REPOSITORY};
 
 const CONFIG: &str = "/etc/eclecticiq-neo4j/neo4j.conf";
 pub const DATA: &str = "/media/pgsql/11/data";
+/// An index that is closed.
+pub(super) const CLOSED: &str = "audit-2019";
 const BEGUN: [&str; 5] = ["--set", "latest", "--new-cluster", DATA, "--close-existing"];
 
 impl Platform {
@@ -34,7 +36,24 @@ impl Platform {
     fn holds(&self) -> [String; 3] {
         let rows = self.sql("platform", "SELECT count(*), sum(length(data::text)) FROM entity");
         let documents = ["stix", "audit"].map(|index| self.count(index));
-        [rows, format!("{documents:?}"), std::fs::read_to_string(self.lab.path(CONFIG)).unwrap()]
+        let documents = format!("{documents:?} {}", self.closed());
+        [rows, documents, std::fs::read_to_string(self.lab.path(CONFIG)).unwrap()]
+    }
+
+    /// Makes an index that is closed.
+    pub(super) fn close_an_index(&self) {
+        for number in 1..=3 {
+            self.ask_elasticsearch("PUT", &format!("{CLOSED}/_doc/{number}?refresh"), r#"{"title": "kept"}"#);
+        }
+        self.ask_elasticsearch("POST", &format!("{CLOSED}/_close"), "");
+        self.elasticsearch("_cluster/health?wait_for_status=yellow&timeout=60s");
+    }
+
+    /// Its state, and how many documents it has.
+    fn closed(&self) -> String {
+        let listed = self.elasticsearch(&format!("_cat/indices/{CLOSED}?format=json&h=status&expand_wildcards=all"));
+        let counted = self.elasticsearch(&format!("{CLOSED}/_stats/docs?forbid_closed_indices=false"));
+        format!("{:?} {:?}", listed.pointer("/0/status"), counted.pointer("/_all/primaries/docs/count"))
     }
 
     /// Loses and gains some of everything.
@@ -42,6 +61,10 @@ impl Platform {
         self.sql("platform", "DELETE FROM entity WHERE random() < 0.5");
         self.sql("platform", "CREATE TABLE IF NOT EXISTS later (n int)");
         self.ask_elasticsearch("DELETE", "audit", "");
+        if self.closed().contains("close") {
+            self.ask_elasticsearch("POST", &format!("{CLOSED}/_open?wait_for_active_shards=1"), "");
+            self.ask_elasticsearch("POST", &format!("{CLOSED}/_doc?refresh"), r#"{"title": "later"}"#);
+        }
         self.ask_elasticsearch("POST", "stix/_doc?refresh", r#"{"title": "later"}"#);
         let text = std::fs::read_to_string(self.lab.path(CONFIG)).unwrap();
         std::fs::write(self.lab.path(CONFIG), text + "# broken\n").unwrap();
@@ -98,7 +121,9 @@ fn a_backup_set_comes_back_onto_the_platform() {
 
 fn everything_comes_back_and_is_compared(platform: &Platform) {
     let profile = platform.profile("back", "");
+    platform.close_an_index();
     let before = platform.holds();
+    assert!(before[1].contains(r#""close") Some"#), "{}", before[1]);
     platform.backup(&profile, &[]).must(0).complete(&["config", "postgres", "elasticsearch", "neo4j", "redis"]);
 
     // A set that nobody has proven is not taken by its time without being asked for.
@@ -158,6 +183,9 @@ const KILLS: [(&str, &[&str]); 4] = [
 fn a_restore_that_is_killed_is_undone(platform: &Platform) {
     let profile = platform.profile("back", "");
     platform.change();
+    // What is closed now is to be so again.
+    platform.ask_elasticsearch("POST", &format!("{CLOSED}/_close"), "");
+    platform.elasticsearch("_cluster/health?wait_for_status=yellow&timeout=60s");
     let (changed, active) = (platform.holds(), platform.active());
     for (component, steps) in KILLS {
         for (at, step) in steps.iter().enumerate() {
@@ -183,6 +211,7 @@ fn a_restore_that_is_killed_is_undone(platform: &Platform) {
     // Nothing of that keeps it from coming back.
     platform.restore(&profile, &[&BEGUN[..], &["--yes", "--discard-old"]].concat()).must(0);
     assert_ne!(platform.holds(), changed);
+    platform.ask_elasticsearch("DELETE", CLOSED, "");
 }
 
 fn what_is_damaged_fails_and_the_rest_comes_back(platform: &Platform) {

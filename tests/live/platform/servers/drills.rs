@@ -11,6 +11,7 @@ use cairn::repo::{OpenOptions, Repository};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::back::CLOSED;
 use super::restores::stream;
 use super::{BARE, Ended};
 use crate::platform::{PASSWORD, Platform, REPOSITORY, summary};
@@ -83,6 +84,7 @@ fn state<'a>(ended: &'a Ended, component: &str) -> &'a Value {
 
 pub fn a_full_set_is_proven_beside_the_platform(platform: &Platform) {
     let profile = platform.profile("drilled", &format!("{BARE}{SERVERS}"));
+    platform.close_an_index();
     let backed_up = platform.backup(&profile, &[]).must(0);
     backed_up.complete(&COMPONENTS);
     let point = ["--at", "2999-01-01", "--dry-run", "--new-cluster", "/media/pgsql/11/data", "--close-existing"];
@@ -99,6 +101,9 @@ pub fn a_full_set_is_proven_beside_the_platform(platform: &Platform) {
         );
         assert!(one["versions"].as_object().unwrap().len() == usize::from(component != "config"), "{one:#}");
     }
+    let detail = state(&drilled, "elasticsearch")["detail"].as_str().unwrap();
+    assert!(detail.contains("and 1 closed ones with 3"), "{detail}");
+    platform.ask_elasticsearch("DELETE", CLOSED, "");
     let proof = platform.proof();
     assert!(proof["proven"].is_string() && proof["components"].as_object().unwrap().len() == 5, "{proof:#}");
     let listed = String::from_utf8(platform.cairn(&["snapshots", "--name", "drilled.neo4j.store"]).stdout).unwrap();

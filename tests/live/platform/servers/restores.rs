@@ -100,8 +100,8 @@ fn repository(platform: &Platform, ended: &Ended) {
         Request { snapshot: recorded.snapshot.clone(), indices: Vec::new(), rename: None, global_state: false };
     let restored = client.restore(&request, PATIENCE, &never, &mut |_| {}).unwrap();
     client.wait_for_health(Level::Yellow, PATIENCE, &never).unwrap();
-    let found = ElasticsearchFacts { documents: client.documents(&restored, &never).unwrap().0, ..recorded.clone() };
-    assert_eq!(elastic::compare(&recorded, &found), Vec::<String>::new());
+    let found = client.tally(&restored, &never).unwrap();
+    assert_eq!(elastic::compare(&elastic::Tally::of(&recorded), &found), Vec::<String>::new());
     assert_eq!(found.documents.values().sum::<u64>(), platform.entities);
 }
 
