@@ -473,8 +473,8 @@ fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), 
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if tables == 0 {
-        transaction.execute_batch(&format!("{CREATE}{}PRAGMA user_version = {SCHEMA};", places::CREATE))?;
-        places::clear(&transaction)?;
+        transaction.execute_batch(&format!("{CREATE}PRAGMA user_version = {SCHEMA};"))?;
+        places::create(&transaction)?;
         transaction.execute("INSERT INTO counter VALUES(0, random(), ?1)", [repository.as_bytes().as_slice()])?;
     } else if schema()? != SCHEMA {
         return Err(malformed(FormatError::invalid("index", "it has another schema")));

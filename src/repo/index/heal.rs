@@ -195,10 +195,7 @@ fn repair(connection: &Connection, found: &Findings) -> Result<(), rusqlite::Err
             frames.iter().flat_map(|frame| frame.entry.chunks.iter().map(|chunk| &chunk.id).zip(frame.first..));
         places::add(connection, chunks)?;
         next = frames.last().map_or(0, |frame| frame.first + frame.entry.chunks.len() as u64).max(next);
-        let mut step = places::first_step(connection, Limits::DEFAULT)?;
-        while let Some(this) = step {
-            step = places::take_step(connection, Limits::DEFAULT, this)?;
-        }
+        places::settle(connection, Limits::DEFAULT)?;
     }
     connection.execute("UPDATE counter SET next = max(next, ?1)", [next])?;
     Ok(())

@@ -23,7 +23,7 @@ use crate::repo::index::places::leaves::{
 use crate::repo::index::rows::malformed;
 
 /// Tables of this module. Level 0 is `chunk`.
-pub(super) const CREATE: &str = "
+const CREATE: &str = "
 CREATE TABLE chunk(prefix INTEGER NOT NULL, no INTEGER NOT NULL, PRIMARY KEY(prefix, no)) WITHOUT ROWID;
 CREATE TABLE leaf(place INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE TABLE level(level INTEGER PRIMARY KEY, chunks INTEGER NOT NULL);
@@ -178,6 +178,15 @@ pub(super) fn first_step(connection: &Connection, limits: Limits) -> Result<Opti
     Ok(None)
 }
 
+/// Moves all that is to be moved, within the transaction of the caller.
+pub(super) fn settle(connection: &Connection, limits: Limits) -> Result<()> {
+    let mut step = first_step(connection, limits)?;
+    while let Some(this) = step {
+        step = take_step(connection, limits, this)?;
+    }
+    Ok(())
+}
+
 /// Moves a part of one level into the next one; to be called in a transaction. Returns where to go on, if there is more.
 ///
 /// Another process may have moved the same level since the step before, so what is covered is looked up anew.
@@ -310,6 +319,12 @@ pub(super) fn inspect(connection: &Connection, visit: &mut dyn FnMut(u64, ChunkN
     Ok(sound)
 }
 
+/// Makes the tables, without chunks.
+pub(super) fn create(connection: &Connection) -> Result<()> {
+    connection.execute_batch(CREATE)?;
+    connection.execute_batch(NO_CHUNKS)
+}
+
 /// Makes the tables hold no chunks.
 pub(super) fn clear(connection: &Connection) -> Result<()> {
     connection.execute_batch("DELETE FROM chunk; DELETE FROM leaf; DELETE FROM level;")?;
@@ -330,7 +345,8 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{
-        CREATE, Limits, Result, Step, add, clear, first_step, inspect, numbers, prefix, remove, take_step, total, visit,
+        Limits, Result, Step, add, create, first_step, inspect, numbers, prefix, remove, settle, take_step, total,
+        visit,
     };
     use crate::format::ChunkId;
     use crate::repo::index::ChunkNo;
@@ -340,8 +356,7 @@ mod tests {
 
     fn tables() -> Result<Connection> {
         let connection = Connection::open_in_memory()?;
-        connection.execute_batch(CREATE)?;
-        clear(&connection)?;
+        create(&connection)?;
         Ok(connection)
     }
 
@@ -406,14 +421,6 @@ mod tests {
             assert_eq!(BTreeSet::from_iter(parts), wanted);
             Ok(())
         }
-    }
-
-    fn settle(connection: &Connection, limits: Limits) -> Result<()> {
-        let mut step = first_step(connection, limits)?;
-        while let Some(this) = step {
-            step = take_step(connection, limits, this)?;
-        }
-        Ok(())
     }
 
     fn apply(
