@@ -96,9 +96,18 @@ pub struct Condemned {
     pub dead: Bitmap,
     /// Numbers of the packs that will go.
     pub packs: HashSet<u64>,
+    /// All packs that are named, with the numbers under which the index had them then, if it had.
+    named: HashMap<ObjectId, Option<u64>>,
 }
 
 impl Condemned {
+    /// Whether the index still has the packs that are named under the numbers by which their chunks were called dead, or has them no
+    /// more. One that it learnt of since, or that came back under other numbers, seems to hold nothing dead.
+    pub fn stands(&self, index: &Index) -> Result<bool, RepoError> {
+        let packs = if self.named.is_empty() { Vec::new() } else { index.packs()? };
+        Ok(packs.iter().all(|pack| self.named.get(&pack.id).is_none_or(|number| *number == Some(pack.no))))
+    }
+
     /// Whether all of a frame is dead: nobody relies on it, and what it is a difference to may be gone.
     pub fn holds_all_of(&self, frame: &FrameInfo) -> bool {
         (frame.first..).zip(&frame.entry.chunks).all(|(number, _)| self.dead.contains(number))
@@ -267,7 +276,9 @@ impl Repository {
         }
         let packs: HashMap<_, _> = self.index.packs()?.into_iter().map(|pack| (pack.id, pack.no)).collect();
         for pack in tombstones.iter().flat_map(|(_, tombstone)| &tombstone.packs) {
-            let Some(no) = packs.get(&pack.id) else { continue };
+            let no = packs.get(&pack.id);
+            condemned.named.insert(pack.id, no.copied());
+            let Some(no) = no else { continue };
             condemned.packs.insert(*no);
             let dead = pack.dead_bits()?;
             let frames = self.index.frames_of_pack(*no)?;

@@ -44,18 +44,21 @@ use crate::repo::index::rows::{
 };
 
 /// Raised when the tables change; another version's file is made anew.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 
 const CREATE: &str = "
 CREATE TABLE pack(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, len INTEGER NOT NULL,
                   header BLOB NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE frame(first INTEGER PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL, offset INTEGER NOT NULL,
                    stored_len INTEGER NOT NULL, depth INTEGER NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL, work INTEGER);
-CREATE INDEX frame_pack ON frame(pack);
+CREATE INDEX frame_pack ON frame(pack, slot);
 CREATE TABLE counter(next INTEGER NOT NULL, state INTEGER NOT NULL, repository BLOB NOT NULL);
 CREATE TABLE rotten(pack BLOB NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY(pack, slot)) WITHOUT ROWID;
 CREATE TABLE seen(snapshot BLOB PRIMARY KEY, name TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 ";
+
+/// Chunks whose places are removed at once: 24 MB of ids and numbers.
+const REMOVED_AT_ONCE: usize = 1 << 20;
 
 /// The number of a stored chunk: its frame's first number plus its position. Local to one index file.
 pub type ChunkNo = u64;
@@ -243,11 +246,13 @@ impl Index {
             let connection = self.lock();
             let sql = frames!("WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
             let mut statement = connection.prepare_cached(sql).map_err(self.failed())?;
-            statement.query_row([number], frame_row).optional().map_err(self.failed())?
+            let found = statement.query_row([number], frame_row).optional().map_err(self.failed())?;
+            let frame = found.filter(|frame| frame.holds(number)).map(Arc::new);
+            // Before another thread can go on with another file, in which numbers mean other frames.
+            frame.iter().for_each(|frame| self.recent().insert(frame.clone()));
+            frame
         };
-        let Some(frame) = frame.filter(|frame| frame.holds(number)).map(Arc::new) else { return Ok(None) };
-        self.recent().insert(frame.clone());
-        Ok(Some(frame))
+        Ok(frame)
     }
 
     /// The pack of this row.
@@ -280,7 +285,7 @@ impl Index {
         self.lock().query_row("SELECT state FROM counter", [], |row| row.get(0)).map_err(self.failed())
     }
 
-    /// One more than the largest chunk number: the length of a bitmap over all chunks.
+    /// The number that the next chunk gets.
     pub fn number_limit(&self) -> Result<u64, RepoError> {
         let connection = self.lock();
         connection.query_row("SELECT next FROM counter", [], |row| row.get(0)).map_err(self.failed())
@@ -443,9 +448,7 @@ impl Index {
         let mut connection = self.lock();
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
-        for pack in packs {
-            remove_pack(&transaction, *pack).map_err(self.failed())?;
-        }
+        remove_packs(&transaction, packs).map_err(self.failed())?;
         transaction.commit().map_err(self.failed())?;
         self.drop_frames();
         Ok(())
@@ -456,11 +459,8 @@ fn make_tables(connection: &Connection, repository: RepositoryId) -> Result<(), 
     let schema = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
     if schema()? == SCHEMA {
         // That every table is there is cheap to see, and better seen now than in the middle of a backup.
-        for sql in [
-            "SELECT count(*) FROM (SELECT 1 FROM pack, frame, chunk, leaf LIMIT 1)",
-            "SELECT count(*) FROM (SELECT 1 FROM seen, rotten, level LIMIT 1)",
-        ] {
-            connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+        for table in ["pack", "frame", "chunk", "leaf", "level", "seen", "rotten"] {
+            connection.query_row(&format!("SELECT EXISTS(SELECT 1 FROM {table})"), [], |row| row.get::<_, bool>(0))?;
         }
         let (_, owner): (i64, Vec<u8>) =
             connection.query_row("SELECT next, repository FROM counter", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -518,16 +518,22 @@ fn add_pack(
     Ok(())
 }
 
-fn remove_pack(connection: &Connection, pack: u64) -> Result<(), rusqlite::Error> {
-    let mut select = connection.prepare_cached(frames!("WHERE pack = ?1"))?;
-    let mut rows = select.query([pack])?;
+/// Chunks of several packs are removed at once: each leaf that holds some of them is written once.
+fn remove_packs(connection: &Connection, packs: &[u64]) -> Result<(), rusqlite::Error> {
     let mut chunks = Vec::new();
-    while let Some(row) = rows.next()? {
-        let frame = frame_row(row)?;
-        chunks.extend(frame.entry.chunks.iter().map(|chunk| chunk.id).zip(frame.first..));
+    for pack in packs {
+        let mut select = connection.prepare_cached(frames!("WHERE pack = ?1"))?;
+        let mut rows = select.query([pack])?;
+        while let Some(row) = rows.next()? {
+            let frame = frame_row(row)?;
+            chunks.extend(frame.entry.chunks.iter().map(|chunk| chunk.id).zip(frame.first..));
+        }
+        if chunks.len() >= REMOVED_AT_ONCE {
+            places::remove(connection, &chunks)?;
+            chunks.clear();
+        }
+        connection.prepare_cached("DELETE FROM frame WHERE pack = ?1")?.execute([pack])?;
+        connection.prepare_cached("DELETE FROM pack WHERE no = ?1")?.execute([pack])?;
     }
-    places::remove(connection, &chunks)?;
-    connection.prepare_cached("DELETE FROM frame WHERE pack = ?1")?.execute([pack])?;
-    connection.prepare_cached("DELETE FROM pack WHERE no = ?1")?.execute([pack])?;
-    Ok(())
+    places::remove(connection, &chunks)
 }

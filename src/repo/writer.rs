@@ -207,10 +207,11 @@ impl<'r> Writer<'r> {
             return Err(RepoError::Interrupted);
         }
         self.lease.check()?;
-        if self.repository.index().state()? != self.state {
+        self.check_used_packs()?;
+        // Last, because packs that are used are looked up by number, too.
+        if self.repository.index().state()? != self.state || !self.core.condemned().stands(self.repository.index())? {
             return Err(RepoError::IndexChanged);
         }
-        self.check_used_packs()?;
         self.repository.backend().sync()?;
         let id = self.repository.write_record(snapshot)?;
         self.repository.backend().sync()?;

@@ -194,7 +194,7 @@ fn forget_and_collect(setup: &mut Setup) {
 type Made = fn() -> Setup;
 
 /// Each leaves an index that SQLite finds whole.
-const SILENT: [(&str, Made, &str); 12] = [
+const SILENT: [(&str, Made, &str); 14] = [
     ("a frame is missing", setup, "DELETE FROM frame WHERE first = (SELECT min(first) FROM frame)"),
     ("half of the frames are missing", setup, "DELETE FROM frame WHERE first % 2 = 1 OR depth > 0"),
     ("all frames are missing", setup, "DELETE FROM frame"),
@@ -207,6 +207,12 @@ const SILENT: [(&str, Made, &str); 12] = [
         "UPDATE frame SET depth = 0, body = (SELECT body FROM frame WHERE depth = 0) WHERE depth > 0",
     ),
     ("a pack has other frames", setup, "UPDATE pack SET sum = sum + 1"),
+    ("the next number is one that a chunk has", setup, "UPDATE counter SET next = 1"),
+    (
+        "more fresh chunks are counted than there are",
+        setup,
+        "UPDATE level SET chunks = chunks + 1000000 WHERE level = 0",
+    ),
     ("leaves are missing", settled, "DELETE FROM leaf"),
     ("a chunk of each leaf is missing", settled, "UPDATE leaf SET entries = substr(entries, 1, length(entries) - 11)"),
     ("a leaf is not where it is looked for", settled, "UPDATE leaf SET place = place + 65536"),
@@ -240,6 +246,60 @@ fn a_gc_does_not_trust_an_index_that_is_silently_wrong() {
         }
         assert_sound(&setup.repository());
     }
+}
+
+#[test]
+fn a_level_with_less_than_was_counted_was_moved_for_ever() {
+    let mut setup = setup();
+    sql(&setup, "UPDATE level SET chunks = chunks + 1000000 WHERE level = 0");
+    setup.assert_whole();
+}
+
+/// A number of five bytes, as SQLite's pages have them.
+fn varint(value: u64) -> [u8; 5] {
+    std::array::from_fn(|at| (value >> (28 - 7 * at)) as u8 & 0x7f | if at < 4 { 0x80 } else { 0 })
+}
+
+/// Moves a border between two leaves in the tree's root, so that look-ups for half of the second one go to the first. It is
+/// the border that a search of the root looks at first.
+fn move_border(setup: &Setup) {
+    let connection = rusqlite::Connection::open(main_file(setup.cache.path())).unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let mut statement = connection.prepare("SELECT place FROM leaf ORDER BY place").unwrap();
+    let places: Vec<u64> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let sql = "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_master WHERE name = 'leaf'";
+    let (root, size): (usize, usize) = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    drop(statement);
+    drop(connection);
+    let mut bytes = std::fs::read(main_file(setup.cache.path())).unwrap();
+    let page = &mut bytes[(root - 1) * size..root * size];
+    let number = |at: usize| usize::from(u16::from_be_bytes([page[at], page[at + 1]]));
+    // An inner page of a table has a border for each of its pages but the last; a page has one leaf, or the last and a short one.
+    assert_eq!(page[0], 5);
+    let middle = (number(3) - 1) / 2;
+    let cell = number(12 + 2 * middle);
+    let border = &mut page[cell + 4..cell + 9];
+    assert_eq!(border, varint(places[middle]));
+    border.copy_from_slice(&varint(places[middle + 1].midpoint(places[middle + 2])));
+    std::fs::write(main_file(setup.cache.path()), bytes).unwrap();
+}
+
+/// Look-ups go by what the tree's inner pages say, which a pass along its leaves does not read.
+#[test]
+fn a_leaf_that_the_tree_does_not_lead_to_was_not_noticed() {
+    let mut setup = setup();
+    let bytes = rows(5, 60_000);
+    let id = store(&setup.repository(), "long", &bytes).unwrap().id.unwrap();
+    setup.contents.push((id, bytes));
+    setup.repository().rebuild_index(&Silent).unwrap();
+    move_border(&setup);
+    let heard = Heard::default();
+    assert!(setup.repository().check(&Default::default(), &heard).unwrap().problems.is_empty());
+    assert!(heard.0.lock().unwrap().iter().any(|notice| notice.subject == "index"), "not told");
+    let again = Heard::default();
+    setup.repository().check(&Default::default(), &again).unwrap();
+    assert!(again.0.lock().unwrap().is_empty(), "it was not put right");
+    setup.assert_whole();
 }
 
 #[derive(Default)]

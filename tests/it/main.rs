@@ -23,6 +23,7 @@ mod index;
 mod layering;
 mod leases;
 mod model;
+mod numbers;
 mod platform;
 mod repair;
 mod retention;

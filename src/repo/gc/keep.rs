@@ -43,7 +43,7 @@ impl Keep {
 
     /// Everything in a pack stays.
     pub fn keep_pack(&mut self, repository: &Repository, pack: u64) -> Result<(), RepoError> {
-        for frame in repository.index().frames_of_pack(pack)? {
+        for frame in frames_of(repository, pack)? {
             for number in frame.first..frame.first + frame.entry.chunks.len() as u64 {
                 self.kept.insert(number);
             }
@@ -115,7 +115,7 @@ impl Keep {
     /// About how many stored bytes of a pack are dead: each frame's, in proportion to its dead raw bytes.
     pub fn dead_bytes(&self, repository: &Repository, pack: &PackInfo) -> Result<u64, RepoError> {
         let mut dead = 0;
-        for frame in repository.index().frames_of_pack(pack.no)? {
+        for frame in frames_of(repository, pack.no)? {
             let raw: u64 = frame.entry.raw_len() as u64;
             let lens = frame.entry.chunks.iter().zip(frame.first..);
             let dead_raw: u64 =
@@ -127,6 +127,16 @@ impl Keep {
 
     /// Whether nothing of a pack stays.
     pub fn is_all_dead(&self, repository: &Repository, pack: &PackInfo) -> Result<bool, RepoError> {
-        Ok(!repository.index().frames_of_pack(pack.no)?.iter().any(|frame| self.keeps_some(frame)))
+        Ok(!frames_of(repository, pack.no)?.iter().any(|frame| self.keeps_some(frame)))
     }
+}
+
+/// The frames of a pack. That it is not in the index any more does not mean that nothing in it is needed: only a collector
+/// removes packs, and this is the one, so somebody has changed the index.
+pub fn frames_of(repository: &Repository, pack: u64) -> Result<Vec<FrameInfo>, RepoError> {
+    let frames = repository.index().frames_of_pack(pack)?;
+    if frames.is_empty() && repository.index().pack(pack)?.is_none() {
+        return Err(RepoError::IndexChanged);
+    }
+    Ok(frames)
 }

@@ -7,7 +7,7 @@
 //! A condemned pack that turns out to be unreadable after others have gone keeps the tombstone alive ([`Swept::Held`]): its
 //! dead frames may be differences to what has gone, and a writer that did not see them named would publish what needs them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::backend::{BackendError, remove_if_there};
@@ -18,7 +18,7 @@ use crate::progress::{Monitor, Notice, Phase};
 use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
 use crate::repo::gc::broken::{self, BrokenPack};
-use crate::repo::gc::keep::Keep;
+use crate::repo::gc::keep::{self, Keep};
 use crate::repo::gc::{GcReport, reach};
 use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::lease::Held;
@@ -49,9 +49,11 @@ pub fn run(
 ) -> Result<Swept, RepoError> {
     let state = repository.index().state()?;
     let reached = reach(repository, monitor)?;
-    let condemned = condemned_packs(repository, tombstone)?;
+    let packs = repository.index().packs()?;
+    let condemned = condemned_packs(&packs, tombstone)?;
     let has_removed = has_removed(repository, tombstone, &condemned);
-    let mut sweep = Sweep { repository, held, state, monitor, has_removed, condemned };
+    let packs = packs.into_iter().map(|pack| pack.no).collect();
+    let mut sweep = Sweep { repository, held, state, packs, monitor, has_removed, condemned };
     let broken = loop {
         let keep = decide(repository, &sweep.condemned, reached.clone())?;
         let broken: Vec<BrokenPack> = broken::unneeded(repository, &keep)?
@@ -106,6 +108,8 @@ struct Sweep<'s> {
     held: &'s Held<'s>,
     /// [`crate::repo::index::Index::state`] when it began.
     state: i64,
+    /// The packs over whose numbers it is decided what stays.
+    packs: HashSet<u64>,
     monitor: &'s dyn Monitor,
     condemned: Condemned,
     /// Whether this sweep, or one before it that did not end, has removed a pack.
@@ -113,10 +117,12 @@ struct Sweep<'s> {
 }
 
 impl Sweep<'_> {
-    /// Whether what was decided still stands: the lease, and the numbers by which chunks were kept.
+    /// Whether what was decided still stands: the lease, and the numbers by which chunks were kept. A pack whose rows have gone
+    /// meanwhile, or came back with other numbers, may need what would be dropped.
     fn may_remove(&self) -> Result<(), RepoError> {
         self.held.check()?;
-        match self.repository.index().state()? == self.state {
+        let there: HashSet<u64> = self.repository.index().packs()?.into_iter().map(|pack| pack.no).collect();
+        match self.repository.index().state()? == self.state && self.packs.is_subset(&there) {
             true => Ok(()),
             false => Err(RepoError::IndexChanged),
         }
@@ -158,6 +164,7 @@ impl Sweep<'_> {
         }
         self.may_remove()?;
         remove(repository, &dead, &[], report)?;
+        self.packs.retain(|no| dead.iter().all(|(pack, _)| pack.no != *no));
         self.condemned = others;
         self.has_removed = true;
         Ok(true)
@@ -193,12 +200,7 @@ fn copy_all(
     let mut unreadable: Vec<(PackInfo, RepoError)> = Vec::new();
     for (pack, _) in condemned {
         let Some((_, packer)) = packers.iter().find(|(kind, _)| *kind == pack.kind) else { continue };
-        let frames = repository.index().frames_of_pack(pack.no)?;
-        if frames.is_empty() {
-            // Another process has taken its rows away: what lives in it would not be copied.
-            return Err(RepoError::IndexChanged);
-        }
-        for frame in frames {
+        for frame in keep::frames_of(repository, pack.no)? {
             if monitor.interrupted() {
                 return Err(RepoError::Interrupted);
             }
@@ -234,13 +236,12 @@ struct Copy {
 type Condemned = Vec<(PackInfo, Vec<u8>)>;
 
 /// The packs that the tombstone names and that are still there, with their dead bits.
-fn condemned_packs(repository: &Repository, tombstone: &Tombstone) -> Result<Condemned, RepoError> {
-    let mut known: HashMap<ObjectId, PackInfo> =
-        repository.index().packs()?.into_iter().map(|pack| (pack.id, pack)).collect();
+fn condemned_packs(packs: &[PackInfo], tombstone: &Tombstone) -> Result<Condemned, RepoError> {
+    let mut known: HashMap<ObjectId, &PackInfo> = packs.iter().map(|pack| (pack.id, pack)).collect();
     let mut condemned = Vec::new();
     for named in &tombstone.packs {
         if let Some(pack) = known.remove(&named.id) {
-            condemned.push((pack, named.dead_bits()?));
+            condemned.push((pack.clone(), named.dead_bits()?));
         }
     }
     condemned.sort_by_key(|(pack, _)| pack.no);
@@ -259,7 +260,7 @@ fn decide(repository: &Repository, condemned: &Condemned, reached: Bitmap) -> Re
         }
     }
     for (pack, dead) in condemned {
-        let frames = repository.index().frames_of_pack(pack.no)?;
+        let frames = keep::frames_of(repository, pack.no)?;
         let numbers = frames.iter().flat_map(|frame| frame.first..frame.first + frame.entry.chunks.len() as u64);
         for (position, number) in numbers.enumerate() {
             let is_dead = dead.get(position / 8).is_some_and(|byte| byte & (1 << (position % 8)) != 0);

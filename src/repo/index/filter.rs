@@ -31,7 +31,7 @@ type Block = [u64; 8];
 pub(super) struct Filter {
     regions: Vec<Region>,
     /// Chunks with numbers below this are in every region that has been read.
-    pub(super) seen: ChunkNo,
+    seen: ChunkNo,
     /// Chunks that there were when regions were laid out.
     chunks: u64,
     bits_per_chunk: u64,
@@ -187,8 +187,10 @@ impl Index {
         let Some(filter) = filter.as_mut() else { return Ok(()) };
         if let Some((from, end)) = filter.asked_in_vain(prefix) {
             let mut chunks = Vec::new();
-            let connection = self.lock();
-            places::visit(&connection, from, end, &mut |prefix, _| chunks.push(prefix)).map_err(self.failed())?;
+            let mut connection = self.lock();
+            // As of one moment: another process may move entries meanwhile.
+            let transaction = connection.transaction().map_err(self.failed())?;
+            places::visit(&transaction, from, end, &mut |prefix, _| chunks.push(prefix)).map_err(self.failed())?;
             filter.fill(prefix, &chunks);
         }
         Ok(())

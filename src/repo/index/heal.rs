@@ -14,7 +14,7 @@ use crate::repo::error::RepoError;
 use crate::repo::index::places::{self, Limits};
 use crate::repo::index::refresh::{Footer, UnusablePack, read_footer};
 use crate::repo::index::rows::{frames_of_pack, is_damage, pack_numbers};
-use crate::repo::index::{ChunkNo, Index, PackInfo, add_pack, remove_pack};
+use crate::repo::index::{ChunkNo, FrameInfo, Index, PackInfo, add_pack, remove_packs};
 
 /// What a chunk adds to the sum over all of them, whatever their order.
 fn mix(prefix: u64, number: ChunkNo) -> u64 {
@@ -28,6 +28,14 @@ struct Findings {
     bad_packs: Vec<u64>,
     orphans: bool,
     chunks_differ: bool,
+    /// The next number is one that a chunk has.
+    counter_is_behind: bool,
+}
+
+impl Findings {
+    fn are_none(&self) -> bool {
+        self.bad_packs.is_empty() && !self.orphans && !self.chunks_differ && !self.counter_is_behind
+    }
 }
 
 impl Index {
@@ -56,15 +64,23 @@ impl Index {
 
     fn repair(&self) -> Result<bool, RepoError> {
         let mut connection = self.lock();
+        // Looking takes long, and mostly nothing is wrong: others may write meanwhile.
+        let looking = connection.transaction().map_err(self.failed())?;
+        if inspect(&looking).map_err(self.failed())?.are_none() {
+            return Ok(false);
+        }
+        drop(looking);
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;
         let found = inspect(&transaction).map_err(self.failed())?;
-        if found.bad_packs.is_empty() && !found.orphans && !found.chunks_differ {
+        if found.are_none() {
             return Ok(false);
         }
         repair(&transaction, &found).map_err(self.failed())?;
         transaction.commit().map_err(self.failed())?;
         self.drop_frames();
+        drop(connection);
+        *self.filter() = None;
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(true)
     }
@@ -91,10 +107,11 @@ impl Index {
                 Ok(footer) => self.correct(&pack, &footer)?,
                 // A gc removed it since it was listed.
                 Err(error) if error.is_not_found() => {}
-                Err(error) => {
+                Err(error) if error.is_damage() => {
                     self.remove_packs(&[pack.no])?;
                     unusable.push(UnusablePack { kind: pack.kind, id: pack.id, error });
                 }
+                Err(error) => return Err(error),
             }
             monitor.advance(1);
         }
@@ -124,7 +141,7 @@ impl Index {
         if is_equal || known.is_empty() {
             return Ok(());
         }
-        remove_pack(&transaction, pack.no).map_err(self.failed())?;
+        remove_packs(&transaction, &[pack.no]).map_err(self.failed())?;
         add_pack(&transaction, pack.kind, &pack.id, pack.len, &footer.header, &footer.frames).map_err(self.failed())?;
         transaction.execute("UPDATE counter SET state = random()", []).map_err(self.failed())?;
         transaction.commit().map_err(self.failed())?;
@@ -140,23 +157,37 @@ impl Index {
         let fresh = Index::open_file(&next, self.repository)?;
         std::mem::swap(&mut *connection, &mut *fresh.lock());
         *self.path.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = next;
+        self.drop_frames();
         drop(connection);
         // With it goes the connection to the old file.
         drop(fresh);
         cache::remove_older_indexes(&self.path());
-        self.drop_frames();
         *self.filter() = None;
         self.damaged.store(false, std::sync::atomic::Ordering::SeqCst);
         Ok(())
     }
 }
 
+/// The number behind a frame's last chunk.
+fn end(frame: &FrameInfo) -> ChunkNo {
+    frame.first.saturating_add(frame.entry.chunks.len() as u64)
+}
+
+/// Whether the frames of a pack have numbers of their own, from `next` on: packs get theirs in the order of their rows.
+fn follow(frames: &[FrameInfo], next: ChunkNo) -> bool {
+    frames.first().is_none_or(|first| first.first >= next) && frames.windows(2).all(|two| end(&two[0]) == two[1].first)
+}
+
 fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
     let mut found = Findings::default();
     let (mut count, mut sum) = (0u64, 0u64);
+    let mut next = 0;
     for pack in pack_numbers(connection)? {
         match frames_of_pack(connection, pack) {
+            // Two chunks of one number: then a look-up by number finds the one or the other.
+            Ok(frames) if !follow(&frames, next) => found.bad_packs.push(pack),
             Ok(frames) => {
+                next = frames.last().map_or(next, end);
                 for frame in &frames {
                     for (chunk, number) in frame.entry.chunks.iter().zip(frame.first..) {
                         count += 1;
@@ -168,6 +199,7 @@ fn inspect(connection: &Connection) -> Result<Findings, rusqlite::Error> {
             Err(error) => return Err(error),
         }
     }
+    found.counter_is_behind = connection.query_row("SELECT next < ?1 FROM counter", [next], |row| row.get(0))?;
     let sql = "SELECT EXISTS(SELECT 1 FROM frame WHERE pack NOT IN (SELECT no FROM pack))";
     found.orphans = connection.query_row(sql, [], |row| row.get(0))?;
     let (mut there, mut there_sum) = (0u64, 0u64);
@@ -194,7 +226,7 @@ fn repair(connection: &Connection, found: &Findings) -> Result<(), rusqlite::Err
         let chunks =
             frames.iter().flat_map(|frame| frame.entry.chunks.iter().map(|chunk| &chunk.id).zip(frame.first..));
         places::add(connection, chunks)?;
-        next = frames.last().map_or(0, |frame| frame.first + frame.entry.chunks.len() as u64).max(next);
+        next = frames.last().map_or(next, end);
         places::settle(connection, Limits::DEFAULT)?;
     }
     connection.execute("UPDATE counter SET next = max(next, ?1)", [next])?;

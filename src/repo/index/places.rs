@@ -11,8 +11,8 @@
 
 mod leaves;
 
+use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, params};
 
 use crate::format::{ChunkId, FormatError};
 use crate::repo::index::ChunkNo;
@@ -95,13 +95,9 @@ pub(super) fn numbers(connection: &Connection, id: &ChunkId) -> Result<Vec<Chunk
 }
 
 fn find_in(entries: &[u8], wanted: u64, found: &mut Vec<ChunkNo>) {
-    let (mut low, mut high) = (0, entries.len() / ENTRY);
-    let at = |index: usize| parts(&entries[index * ENTRY..(index + 1) * ENTRY]);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if at(middle).0 < wanted { low = middle + 1 } else { high = middle }
-    }
-    found.extend((low..entries.len() / ENTRY).map(at).take_while(|entry| entry.0 == wanted).map(|entry| entry.1));
+    let entries = entries.as_chunks::<ENTRY>().0;
+    let first = entries.partition_point(|entry| parts(entry).0 < wanted);
+    found.extend(entries[first..].iter().map(|entry| parts(entry)).take_while(|of| of.0 == wanted).map(|of| of.1));
 }
 
 /// Adds a pack's chunks.
@@ -170,7 +166,13 @@ pub(super) struct Step {
 
 /// What is to be moved, if anything is.
 pub(super) fn first_step(connection: &Connection, limits: Limits) -> Result<Option<Step>> {
-    for level in 0..LEVELS {
+    step_from(connection, limits, 0)
+}
+
+/// What is to be moved of this level or a lower one. Moving never goes back up, so that it ends whatever the counts say and
+/// whoever adds meanwhile.
+fn step_from(connection: &Connection, limits: Limits, level: u64) -> Result<Option<Step>> {
+    for level in level..LEVELS {
         if chunks(connection, level)? > limits.capacity(level) {
             return Ok(Some(Step { level, from: 0 }));
         }
@@ -193,15 +195,6 @@ pub(super) fn settle(connection: &Connection, limits: Limits) -> Result<()> {
 pub(super) fn take_step(connection: &Connection, limits: Limits, step: Step) -> Result<Option<Step>> {
     let Step { level, from } = step;
     let below = level + 1;
-    if level > 0 && chunks(connection, below)? == 0 {
-        // Nothing to merge with: the leaves go down as they are.
-        let range = params![place(level, 0), place(below, 0), END];
-        connection.execute("UPDATE leaf SET place = place + ?3 WHERE place >= ?1 AND place < ?2", range)?;
-        let moved = chunks(connection, level)? as i64;
-        count(connection, level, -moved)?;
-        count(connection, below, moved)?;
-        return first_step(connection, limits);
-    }
     let from = covering(connection, below, from)?.unwrap_or(from);
     let mut end = end_of_batch(connection, below, from, limits.batch)?;
     if level > 0 {
@@ -218,7 +211,7 @@ pub(super) fn take_step(connection: &Connection, limits: Limits, step: Step) -> 
     for leaf in cut(&merged, limits.leaf) {
         write(connection, below, start(&leaf[0]), leaf)?;
     }
-    if end < END { Ok(Some(Step { level, from: end })) } else { first_step(connection, limits) }
+    if end < END { Ok(Some(Step { level, from: end })) } else { step_from(connection, limits, below) }
 }
 
 /// Leaves of about so many entries. Those that begin alike stay together: a leaf is found by where it begins.
@@ -280,7 +273,8 @@ pub(super) fn visit(connection: &Connection, from: u64, end: u64, visit: &mut dy
     Ok(())
 }
 
-/// Hands on the prefix and number of every chunk, and says whether each is where look-ups find it and all are counted.
+/// Hands on the prefix and number of every chunk, and says whether each is where look-ups find it and all are counted. Look-ups go
+/// down the tree, and what is told here along the leaves, so each leaf is looked up by where it begins, too.
 pub(super) fn inspect(connection: &Connection, visit: &mut dyn FnMut(u64, ChunkNo)) -> Result<bool> {
     let mut counted = [0; LEVELS as usize + 1];
     let mut sound = true;
@@ -305,6 +299,7 @@ pub(super) fn inspect(connection: &Connection, visit: &mut dyn FnMut(u64, ChunkN
         let (Some(first), Some(end)) = (whole.first(), whole.last()) else { return Ok(false) };
         let in_place = place(level, start(first)) >= begin && begin > before;
         sound &= rest.is_empty() && (1..=LEVELS).contains(&level) && in_place && whole.is_sorted_by(|a, b| a < b);
+        sound = sound && covering(connection, level, begin - place(level, 0))? == Some(begin - place(level, 0));
         before = place(level, start(end));
         for (prefix, number) in whole.iter().map(|entry| parts(entry)) {
             visit(prefix, number);

@@ -81,6 +81,8 @@ impl Index {
         }
         let gone: Vec<u64> = known.into_values().collect();
         self.remove_packs(&gone)?;
+        // What other processes have added is in the index, and not yet in the filter.
+        self.catch_up()?;
         if new.is_empty() {
             return Ok(Vec::new());
         }

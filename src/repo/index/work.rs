@@ -44,14 +44,19 @@ impl Index {
         let mut statement =
             connection.prepare_cached("UPDATE frame SET work = ?2 WHERE first = ?1").map_err(self.failed())?;
         statement.execute(params![frame.first, sum]).map_err(self.failed())?;
-        drop(statement);
-        drop(connection);
-        self.recent().insert(Arc::new(FrameInfo { base_work_kib: Some(sum), ..FrameInfo::clone(frame) }));
+        let mut recent = self.recent();
+        // It may be of a file that is not used any more.
+        if recent.find(frame.first).is_some_and(|known| Arc::ptr_eq(&known, frame)) {
+            recent.insert(Arc::new(FrameInfo { base_work_kib: Some(sum), ..FrameInfo::clone(frame) }));
+        }
         Ok(sum)
     }
 
     /// Notes what the bases of frames of a pack cost: slots, and KiB.
     pub fn note_work(&self, pack: &ObjectId, works: &[(usize, u32)]) -> Result<(), RepoError> {
+        if works.is_empty() {
+            return Ok(());
+        }
         let mut connection = self.lock();
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(self.failed())?;

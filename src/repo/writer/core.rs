@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::format::frame::MAX_DEPTH;
 use crate::format::{ChunkId, Kind};
 use crate::repo::Condemned;
-use crate::repo::bitmap::Bitmap;
 use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
 use crate::repo::index::Location;
@@ -39,10 +38,9 @@ pub struct WriteStats {
 pub struct Core {
     frames: Arc<Frames>,
     pipeline: Pipeline,
-    condemned: Bitmap,
+    /// What listed tombstones name. A sweep may move what lives in those packs, so their chunks are noted by id.
+    condemned: Condemned,
     used_packs: HashSet<u64>,
-    /// Packs that a listed tombstone names: a sweep may move what lives in them, so their chunks are noted by id.
-    moving: HashSet<u64>,
     used_moving: HashSet<ChunkId>,
     last: Option<Location>,
     groups: Vec<(Kind, bool, Group)>,
@@ -59,7 +57,6 @@ pub struct Core {
 impl Core {
     /// Chunks that `condemned` names dead are treated as absent.
     pub fn new(frames: Arc<Frames>, pipeline: Pipeline, condemned: Condemned, similar: SimilarTable) -> Self {
-        let Condemned { dead: condemned, packs: moving } = condemned;
         let gear = frames.keys().gear_table();
         let mut groups = Vec::new();
         for kind in [Kind::DataPack, Kind::MetaPack] {
@@ -72,7 +69,6 @@ impl Core {
             pipeline,
             condemned,
             used_packs: HashSet::new(),
-            moving,
             used_moving: HashSet::new(),
             last: None,
             groups,
@@ -112,7 +108,12 @@ impl Core {
 
     /// True when no tombstone names a dead chunk.
     pub fn knows_no_dead(&self) -> bool {
-        self.condemned.is_empty()
+        self.condemned.dead.is_empty()
+    }
+
+    /// What listed tombstones name, and what is known to be unreadable.
+    pub fn condemned(&self) -> &Condemned {
+        &self.condemned
     }
 
     /// Whether the chunk is stored, or on its way.
@@ -124,10 +125,10 @@ impl Core {
         if let Some(last) = &mut self.last {
             let next = last.position + 1;
             if last.frame.entry.chunks.get(next).is_some_and(|chunk| chunk.id == *id)
-                && !self.condemned.contains(last.frame.first + next as u64)
+                && !self.condemned.dead.contains(last.frame.first + next as u64)
             {
                 last.position = next;
-                if self.moving.contains(&last.frame.pack) {
+                if self.condemned.packs.contains(&last.frame.pack) {
                     self.used_moving.insert(*id);
                 }
                 return Ok(true);
@@ -136,9 +137,9 @@ impl Core {
         if self.pipeline.is_pending(id) {
             return Ok(true);
         }
-        let condemned = &self.condemned;
+        let dead = &self.condemned.dead;
         let found = self.frames.index().find_for_writing(id)?;
-        let found = found.into_iter().find(|location| !condemned.contains(location.number()));
+        let found = found.into_iter().find(|location| !dead.contains(location.number()));
         if let Some(location) = found {
             self.rely_on(&location);
             self.last = Some(location);
@@ -152,7 +153,7 @@ impl Core {
             return Ok(true);
         }
         for location in self.frames.index().find(id)? {
-            if !self.condemned.contains(location.number()) && self.frames.is_readable(&location)? {
+            if !self.condemned.dead.contains(location.number()) && self.frames.is_readable(&location)? {
                 self.rely_on(&location);
                 return Ok(true);
             }
@@ -161,7 +162,7 @@ impl Core {
     }
 
     fn rely_on(&mut self, location: &Location) {
-        if self.moving.contains(&location.frame.pack) {
+        if self.condemned.packs.contains(&location.frame.pack) {
             self.used_moving.insert(location.chunk().id);
         } else {
             self.used_packs.insert(location.frame.pack);
@@ -178,8 +179,9 @@ impl Core {
         if self.read_back {
             return Ok(None);
         }
-        let usable =
-            |location: &Location| location.frame.entry.depth < MAX_DEPTH && !self.condemned.contains(location.number());
+        let usable = |location: &Location| {
+            location.frame.entry.depth < MAX_DEPTH && !self.condemned.dead.contains(location.number())
+        };
         Ok(self.frames.index().find(id)?.into_iter().find(usable))
     }
 
