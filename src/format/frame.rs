@@ -15,10 +15,10 @@ pub const MAX_FRAME_CHUNKS: usize = 1 << 16;
 /// A frame's depth is at most this. A base chunk must be read from a frame of smaller depth, so reading ends.
 pub const MAX_DEPTH: u8 = 8;
 
-/// How a prefix is searched beside what the level does: 2^17 places of 64 bytes each, one in 2^4. The fast matchers forget
+/// How a prefix is searched beside what the level does: 2^17 places of 64 bytes each, one in 2^5. The fast matchers forget
 /// most of a prefix of megabytes; long matches are what it is for.
 const LONG_MATCHES: [CParameter; 3] =
-    [CParameter::LdmHashLog(17), CParameter::LdmMinMatch(64), CParameter::LdmHashRateLog(4)];
+    [CParameter::LdmHashLog(17), CParameter::LdmMinMatch(64), CParameter::LdmHashRateLog(5)];
 
 /// Compresses `raw` (at most [`MAX_FRAME_RAW`]) with `prefix` (at most [`MAX_BASE_RAW`]; empty for none).
 pub fn compress(level: i32, raw: &[u8], prefix: &[u8]) -> Result<Vec<u8>, FormatError> {

@@ -28,6 +28,7 @@ use crate::orchestrate::restore::report::Counts;
 pub use crate::orchestrate::restore::report::Report;
 use crate::orchestrate::restore::stream::{FileBytes, SparseReader};
 use crate::progress::{Monitor, Notice, Phase};
+use crate::repo::index::Location;
 use crate::repo::reader::{ChunkReader, Prefetch};
 use crate::repo::{RepoError, Repository, chain};
 use crate::source::files::link::LinkTable;
@@ -390,6 +391,7 @@ impl Restore<'_> {
     }
 
     fn work(&self, jobs: &Receiver<Job>) {
+        let mut last = None;
         for job in jobs {
             if self.monitor.interrupted()
                 || self.fatal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
@@ -397,7 +399,7 @@ impl Restore<'_> {
                 continue;
             }
             let Job { entry } = job;
-            match self.write_file(&entry) {
+            match self.write_file(&entry, &mut last) {
                 Ok(bytes) => {
                     self.counts.files.fetch_add(1, Ordering::SeqCst);
                     self.counts.bytes.fetch_add(bytes, Ordering::SeqCst);
@@ -417,10 +419,11 @@ impl Restore<'_> {
         Ok(ChunkReader::new(frames, &content, prefetch)?)
     }
 
-    fn write_file(&self, entry: &Entry) -> Result<u64, OrchestrateError> {
+    /// `last` is where the last chunk of the file before was found.
+    fn write_file(&self, entry: &Entry, last: &mut Option<Location>) -> Result<u64, OrchestrateError> {
         let bytes = entry.content().map_or(0, |content| content.bytes);
         let Some(target) = self.target.as_ref().filter(|_| !self.options.dry_run) else { return Ok(bytes) };
-        let mut chunks = self.chunks(entry)?;
+        let mut chunks = self.chunks(entry)?.beside(last.take());
         let file = target.begin_file(entry)?;
         let mut position = 0;
         while let Some(chunk) = chunks.next_chunk()? {
@@ -431,6 +434,7 @@ impl Restore<'_> {
             position += chunk.len() as u64;
             self.monitor.advance(chunk.len() as u64);
         }
+        *last = chunks.last().cloned();
         for complaint in file.finish(entry)? {
             self.failed(&entry.path, complaint.into());
         }

@@ -5,21 +5,21 @@
 //! smaller depth, every snapshot's lists, blocks and chunks are there with the promised lengths. With `read_data` also:
 //! every pack has the content its name says, every frame decodes, every chunk has the content its id says.
 
+mod data;
+
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::backend::ByteRange;
-use crate::format::pack::MAX_PACK;
+use crate::format::ObjectId;
 use crate::format::record::{Forgotten, Lease, Proof, Record, Snapshot, Tombstone};
 use crate::format::set::BackupSet;
-use crate::format::{FormatError, ObjectId};
 use crate::progress::{Monitor, Phase};
+use crate::repo::check::data::Reading;
 use crate::repo::error::RepoError;
+use crate::repo::index::FrameInfo;
 use crate::repo::index::refresh::read_footer;
-use crate::repo::index::{FrameInfo, PackInfo};
 use crate::repo::mark::Mark;
 use crate::repo::sets::SetInfo;
 use crate::repo::{Condemned, Repository, chain};
@@ -226,78 +226,22 @@ impl Repository {
         // Frames are decoded near their bases when packs are read in the order they were written.
         packs.sort_by_key(|pack| pack.no);
         monitor.begin(Phase::ReadData, Some(packs.iter().map(|pack| pack.len).sum()));
-        let next = AtomicUsize::new(0);
-        let bytes = AtomicU64::new(0);
-        let problems = Mutex::new(Vec::new());
+        report.packs_read = packs.len() as u64;
+        let reading = Reading::new(self, condemned, packs, monitor);
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
         std::thread::scope(|scope| {
             for _ in 0..count {
-                scope.spawn(|| {
-                    while let Some(pack) = packs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                        if monitor.interrupted() {
-                            return;
-                        }
-                        bytes.fetch_add(self.read_pack(pack, condemned, &problems), Ordering::SeqCst);
-                        monitor.advance(pack.len);
-                    }
-                });
+                scope.spawn(|| reading.work());
             }
         });
         if monitor.interrupted() {
             return Err(RepoError::Interrupted);
         }
         monitor.end();
-        report.packs_read = packs.len() as u64;
-        report.bytes_read = bytes.into_inner();
-        report.problems.extend(problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let (good, problems) = reading.finish();
+        report.bytes_read = good;
+        report.problems.extend(problems);
         Ok(())
-    }
-
-    /// Reads one pack whole; the raw bytes that were found good.
-    fn read_pack(&self, pack: &PackInfo, condemned: &Condemned, problems: &Mutex<Vec<Problem>>) -> u64 {
-        let note = |error: &dyn std::error::Error| {
-            let problem = Problem { subject: format!("{} {}", pack.kind, pack.id), message: chain(error) };
-            problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(problem);
-        };
-        match self.backend().read(pack.kind, &pack.id, ByteRange::All { limit: MAX_PACK }) {
-            Ok(stored) if ObjectId::of(&stored) == pack.id => {}
-            Ok(_) => note(&FormatError::Hash { what: "pack" }),
-            Err(error) => note(&error),
-        }
-        let frames = match self.index().frames_of_pack(pack.no) {
-            Ok(frames) => frames,
-            Err(error) => {
-                note(&error);
-                return 0;
-            }
-        };
-        let (mut good, mut rotten) = (0, Vec::new());
-        for frame in live_frames(frames, condemned) {
-            let decoded = match self.frames().decoded(&frame) {
-                Ok(decoded) => decoded,
-                Err(error) => {
-                    note(&error);
-                    // What storage does not give now, it may give the next time.
-                    rotten.extend(error.is_damage().then_some(frame.slot));
-                    continue;
-                }
-            };
-            let mut is_good = true;
-            for (position, chunk) in frame.entry.chunks.iter().enumerate() {
-                if decoded.is_proven(self.keys(), position) {
-                    good += u64::from(chunk.len);
-                } else {
-                    is_good = false;
-                    note(&RepoError::DamagedChunk { id: chunk.id });
-                }
-            }
-            rotten.extend((!is_good).then_some(frame.slot));
-        }
-        // The index is this machine's own, so this writes nothing to the repository.
-        if let Err(error) = self.index().note_rotten(&pack.id, &rotten) {
-            note(&error);
-        }
-        good
     }
 }
 

@@ -8,7 +8,6 @@
 //! The race with a gc: a pack may go between looking it up and reading it. Then the index is refreshed and the chunk is
 //! looked up once more.
 
-mod buffers;
 mod decoded;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,8 +17,8 @@ use crate::format::crypto::{Envelope, Keys};
 use crate::format::frame::{self, MAX_BASE_RAW, MAX_DEPTH};
 use crate::format::{ChunkId, FormatError, Kind};
 use crate::progress::Silent;
+use crate::repo::buffers::Buffers;
 use crate::repo::error::RepoError;
-use crate::repo::frames::buffers::Buffers;
 pub use crate::repo::frames::decoded::{CACHE_BYTES, ChunkBytes, Decoded};
 use crate::repo::frames::decoded::{Cache, Slot};
 use crate::repo::index::{FrameInfo, Index, Location, PackInfo};
@@ -45,8 +44,6 @@ struct OpenPack {
 }
 
 const OPEN_PACKS: usize = 64;
-/// What is set aside for a base before its length is known.
-const USUAL_CHUNK: usize = 24 << 10;
 
 impl Frames {
     /// A reader with an empty cache.
@@ -71,6 +68,11 @@ impl Frames {
 
     fn work(&self) -> Work {
         Work::new(self.max_work)
+    }
+
+    /// Buffers of the length of frames and prefixes.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// The keys it opens frames with.
@@ -213,26 +215,60 @@ impl Frames {
     }
 
     fn prefix_within(&self, bases: &[ChunkId], depth: u8, work: &mut Work) -> Result<Vec<u8>, RepoError> {
-        // Room for chunks of the usual length, so that a prefix of megabytes is not moved while it grows.
-        let mut prefix = self.buffers.take((bases.len() * USUAL_CHUNK).min(MAX_BASE_RAW));
-        for base in bases {
-            let bytes = self.base_bytes(base, depth, work)?;
-            work.base(bytes.len())?;
-            if prefix.len() + bytes.len() > MAX_BASE_RAW {
-                let (found, limit) = (MAX_BASE_RAW as u64 + 1, MAX_BASE_RAW as u64);
-                return Err(FormatError::TooLarge { what: "frame base length", found, limit }.into());
+        let copies = self.base_copies(bases, depth, work)?;
+        let length = copies.iter().fold(0, |sum, copy| sum + u64::from(copy.chunk().len));
+        let limit = MAX_BASE_RAW as u64;
+        if length > limit {
+            return Err(FormatError::TooLarge { what: "frame base length", found: length, limit }.into());
+        }
+        // What is read from is decoded first: no buffer of megabytes waits while this goes down through the depths.
+        let mut failed = Vec::new();
+        for copies in copies.chunk_by(|a, b| a.frame.first == b.frame.first) {
+            if let Err(error) = self.decoded_within(&copies[0].frame, work) {
+                failed.push((copies[0].frame.first, error));
             }
+        }
+        let mut prefix = self.buffers.borrow(length as usize);
+        for copy in &copies {
+            let known = failed.iter().position(|(frame, _)| *frame == copy.frame.first);
+            let bytes = match known.map(|position| failed.swap_remove(position).1) {
+                Some(error) => Err(error),
+                None => self.at_within(copy, work),
+            };
+            let bytes = bytes.or_else(|error| self.other_copy(copy, depth, error, work))?;
+            work.base(bytes.len())?;
             prefix.extend_from_slice(&bytes);
         }
         Ok(prefix)
     }
 
-    /// A base's bytes; a damaged copy is passed over where there is another of small enough depth.
-    fn base_bytes(&self, id: &ChunkId, depth: u8, work: &mut Work) -> Result<ChunkBytes, RepoError> {
-        let mut copies = self.index.find(id)?;
+    /// Where each base can be read from.
+    fn base_copies(&self, bases: &[ChunkId], depth: u8, work: &mut Work) -> Result<Vec<Location>, RepoError> {
+        let mut copies: Vec<Location> = Vec::with_capacity(bases.len());
+        for base in bases {
+            // Bases mostly follow each other as they were stored.
+            let next = copies.last().and_then(|last| last.soon(base));
+            work.copies(1)?;
+            let copy = match next {
+                Some(next) => Some(next),
+                None => self.base(base, depth)?,
+            };
+            copies.push(copy.ok_or(RepoError::MissingChunk { id: *base })?);
+        }
+        Ok(copies)
+    }
+
+    /// A base's bytes from another copy than this one, which could not be read.
+    fn other_copy(
+        &self,
+        unread: &Location,
+        depth: u8,
+        mut problem: RepoError,
+        work: &mut Work,
+    ) -> Result<ChunkBytes, RepoError> {
+        let mut copies = self.index.find(&unread.chunk().id)?;
         work.copies(copies.len())?;
-        copies.retain(|copy| copy.frame.entry.depth < depth.min(MAX_DEPTH));
-        let mut problem = RepoError::MissingChunk { id: *id };
+        copies.retain(|copy| copy.frame.entry.depth < depth.min(MAX_DEPTH) && copy.number() != unread.number());
         for copy in &copies {
             match self.at_within(copy, work) {
                 Ok(bytes) => return Ok(bytes),

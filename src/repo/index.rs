@@ -59,6 +59,8 @@ CREATE TABLE seen(snapshot BLOB PRIMARY KEY, name TEXT NOT NULL, time TEXT NOT N
 
 /// Chunks whose places are removed at once: 24 MB of ids and numbers.
 const REMOVED_AT_ONCE: usize = 1 << 20;
+/// How many chunks ahead one is looked for before the index is asked: comparing ids costs far less.
+const SOON: usize = 16;
 
 /// The number of a stored chunk: its frame's first number plus its position. Local to one index file.
 pub type ChunkNo = u64;
@@ -115,11 +117,11 @@ impl Location {
         self.frame.first + self.position as u64
     }
 
-    /// The next chunk of the same frame, if it is this one: chunks are mostly read in the order they were stored in.
-    pub fn next_if(&self, id: &ChunkId) -> Option<Location> {
-        let position = self.position + 1;
-        let next = self.frame.entry.chunks.get(position).is_some_and(|chunk| chunk.id == *id);
-        next.then(|| Location { frame: self.frame.clone(), position })
+    /// The chunk of this id, if it is one of the next of the same frame: chunks are mostly read in the order they were stored in.
+    pub fn soon(&self, id: &ChunkId) -> Option<Location> {
+        let next = self.position + 1;
+        let found = self.frame.entry.chunks.get(next..)?.iter().take(SOON).position(|chunk| chunk.id == *id)?;
+        Some(Location { frame: self.frame.clone(), position: next + found })
     }
 
     /// The chunk's entry.

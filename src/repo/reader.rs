@@ -99,6 +99,16 @@ impl ChunkReader {
         })
     }
 
+    /// Looks for its first chunk beside this place.
+    pub fn beside(self, last: Option<Location>) -> Self {
+        ChunkReader { last, ..self }
+    }
+
+    /// Where the chunk is that was looked up last: the next small file's is mostly beside it.
+    pub fn last(&self) -> Option<&Location> {
+        self.last.as_ref()
+    }
+
     /// The next chunk.
     pub fn next_chunk(&mut self) -> Result<Option<ChunkBytes>, RepoError> {
         self.look_ahead()?;
@@ -136,7 +146,7 @@ impl ChunkReader {
     }
 
     fn locate(&mut self, id: &ChunkId) -> Result<Option<Location>, RepoError> {
-        let next = self.last.as_ref().and_then(|last| last.next_if(id));
+        let next = self.last.as_ref().and_then(|last| last.soon(id));
         let found = match next {
             Some(next) => Some(next),
             None => self.frames.index().find(id)?.into_iter().next(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::format::pack::ChunkEntry;
 use crate::repo::index::{ChunkNo, FrameInfo};
 
-/// What is kept at most: at 16 KiB a chunk the frames of about 3 GiB.
+/// What is kept at most: at 32 KiB a chunk the frames of about 6 GiB.
 const BYTES: usize = 4 << 20;
 
 /// Frames by the numbers of their chunks. The oldest goes first.

@@ -14,7 +14,7 @@ use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
 use crate::repo::index::Location;
 use crate::repo::similar::{self, SimilarTable};
-use crate::repo::writer::group::{BASE_WORK_KIB, Group, Offer};
+use crate::repo::writer::group::{BASE_WORK_KIB, Group, Offer, USUAL_GROUP};
 use crate::repo::writer::lane::Run;
 use crate::repo::writer::pipeline::{Job, Pipeline};
 
@@ -179,10 +179,19 @@ impl Core {
         if self.read_back {
             return Ok(None);
         }
-        let usable = |location: &Location| {
-            location.frame.entry.depth < MAX_DEPTH && !self.condemned.dead.contains(location.number())
-        };
-        Ok(self.frames.index().find(id)?.into_iter().find(usable))
+        Ok(self.frames.index().find(id)?.into_iter().find(|location| self.may_be_base(location)))
+    }
+
+    /// The same, for what most probably follows another base as it was stored.
+    pub fn base_after(&self, last: Option<&Location>, id: &ChunkId) -> Result<Option<Location>, RepoError> {
+        match last.and_then(|last| last.soon(id)).filter(|next| self.may_be_base(next)) {
+            Some(next) => Ok(Some(next)),
+            None => self.base(id),
+        }
+    }
+
+    fn may_be_base(&self, location: &Location) -> bool {
+        location.frame.entry.depth < MAX_DEPTH && !self.condemned.dead.contains(location.number())
     }
 
     /// Stored chunks that resemble this new one; remembers the new one.
@@ -191,9 +200,12 @@ impl Core {
         let mut found = Vec::new();
         let limit = if raw.len() < SMALL { SIMILAR_TO_SMALL } else { SIMILAR };
         for id in self.similar.find(&sketch, limit) {
+            // Most of a first backup is: asking the index for all of that took a sixth of its time.
+            if self.pipeline.is_pending(&id) {
+                continue;
+            }
             match self.base(&id)? {
                 Some(base) => found.push(base),
-                None if self.pipeline.is_pending(&id) => {}
                 None => self.similar.reject(&id, &sketch),
             }
         }
@@ -209,7 +221,7 @@ impl Core {
     }
 
     /// Takes a run and the chunks it may be a delta of, of which the first `anchored` stand where it stands in the parent.
-    pub fn add_run(&mut self, kind: Kind, run: Run, bases: Vec<Location>, anchored: usize) -> Result<(), RepoError> {
+    pub fn add_run(&mut self, kind: Kind, run: &Run, bases: Vec<Location>, anchored: usize) -> Result<(), RepoError> {
         let delta = !bases.is_empty();
         let offers = self.offers(&bases, anchored)?;
         for base in &bases {
@@ -219,6 +231,9 @@ impl Core {
             return Err(RepoError::Malformed { why: format!("a run for a {kind}") });
         };
         let before = group.costs_too_much_with(&offers, self.base_work_kib).then(|| std::mem::take(group));
+        if group.chunks.is_empty() {
+            group.raw = self.frames.buffers().take(USUAL_GROUP);
+        }
         group.add(run, bases, offers, self.base_work_kib);
         let full = group.is_full().then(|| std::mem::take(group));
         for group in before.into_iter().chain(full) {

@@ -12,6 +12,8 @@ use crate::repo::writer::lane::Run;
 
 /// Raw bytes after which a frame is handed on.
 const FRAME_BYTES: usize = 1 << 20;
+/// What a group mostly has when it is handed on.
+pub const USUAL_GROUP: usize = FRAME_BYTES + FRAME_BYTES / 4;
 /// Bytes of bases after which a delta frame is handed on.
 const FRAME_BASE_BYTES: usize = 4 << 20;
 /// Chunks, or bases, after which a frame is handed on.
@@ -81,7 +83,7 @@ impl Group {
 
     /// Takes a run, and of its bases those that may still be read for it: first from the frames that have most of them for
     /// what they cost.
-    pub fn add(&mut self, run: Run, bases: Vec<Location>, mut offers: Vec<Offer>, limit_kib: u32) {
+    pub fn add(&mut self, run: &Run, bases: Vec<Location>, mut offers: Vec<Offer>, limit_kib: u32) {
         self.raw.extend_from_slice(&run.raw);
         self.chunks.extend_from_slice(&run.chunks);
         offers.sort_by_key(|offer| Reverse((offer.bytes << 20) / u64::from(offer.work_kib.max(1))));

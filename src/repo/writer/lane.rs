@@ -89,8 +89,10 @@ impl Lane {
         let mut bases = self.bases(core, right)?;
         let anchored = bases.len();
         bases.append(&mut self.similar);
-        let run = std::mem::take(&mut self.run);
-        core.add_run(self.kind, run, bases, anchored)
+        core.add_run(self.kind, &self.run, bases, anchored)?;
+        self.run.raw.clear();
+        self.run.chunks.clear();
+        Ok(())
     }
 
     /// The parent's chunks between the run's anchors, one more on each side: a cut that moved shares bytes with them.
@@ -100,7 +102,7 @@ impl Lane {
         let cursor = parent.cursor();
         let limit = want * BASE_FACTOR + 4 * BASE_SLACK;
         let right = right.filter(|right| *right >= cursor);
-        let mut bases = Vec::new();
+        let mut bases: Vec<Location> = Vec::new();
         let mut bytes = 0;
         let mut position = cursor.saturating_sub(1);
         while let Some(id) = parent.id(position) {
@@ -111,7 +113,7 @@ impl Lane {
             if beyond || bytes > limit {
                 break;
             }
-            if let Some(location) = core.base(&id)? {
+            if let Some(location) = core.base_after(bases.last(), &id)? {
                 bytes += location.chunk().len as usize;
                 bases.push(location);
             }

@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::format::crypto::{Envelope, HEADER_LEN, Keys};
 use crate::format::pack::{self, ChunkEntry, FrameEntry};
 use crate::format::{ChunkId, Kind, ObjectId, frame};
+use crate::repo::buffers::Buffers;
 use crate::repo::error::RepoError;
 
 /// A pack is written when it has this many bytes…
@@ -67,6 +68,7 @@ pub struct Packer {
     backend: Arc<dyn Backend>,
     keys: Keys,
     open: Mutex<Option<Arc<Mutex<OpenPack>>>>,
+    buffers: Buffers,
     written_bytes: std::sync::atomic::AtomicU64,
 }
 
@@ -77,7 +79,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Packer {
     /// A packer without an open pack.
     pub fn new(kind: Kind, backend: Arc<dyn Backend>, keys: Keys) -> Self {
-        Packer { kind, backend, keys, open: Mutex::new(None), written_bytes: 0.into() }
+        Packer { kind, backend, keys, open: Mutex::new(None), buffers: Buffers::default(), written_bytes: 0.into() }
     }
 
     /// Adds a frame, verifies it as it will be stored, and writes the pack if this filled it.
@@ -90,7 +92,8 @@ impl Packer {
     ) -> Result<(), RepoError> {
         let Appended { pack, slot, mut sealed } = self.append(encoded)?;
         let plain = lock(&pack).envelope.open(slot, &mut sealed)?.len();
-        let decoded = frame::decompress(&sealed[..plain], raw.len(), prefix)?;
+        let room = self.buffers.take(raw.len());
+        let decoded = frame::decompress_into(room, &sealed[..plain], raw.len(), prefix)?;
         let mut rest = decoded.as_slice();
         for chunk in &encoded.chunks {
             let (head, tail) = rest.split_at_checked(chunk.len as usize).ok_or(damaged(chunk))?;
@@ -102,6 +105,7 @@ impl Packer {
         if !rest.is_empty() {
             return Err(RepoError::Worker);
         }
+        self.buffers.give(decoded);
         let mut state = lock(&pack);
         state.verifying -= 1;
         if state.full && state.verifying == 0 {

@@ -1,6 +1,6 @@
 //! The parent's chunks as a sequence: where a new stream runs along its predecessor.
 //!
-//! Memory: a window of `AHEAD` chunk ids (1 GiB of stream at 16 KiB a chunk, about 5 MiB of memory) and a few behind.
+//! Memory: a window of `AHEAD` chunk ids (2 GiB of stream at 32 KiB a chunk, about 5 MiB of memory) and a few behind.
 //! What moved further than that is still found by the index, only not as a place to continue from.
 
 use std::collections::{HashMap, VecDeque};

@@ -165,10 +165,13 @@ impl Shared {
         Ok(())
     }
 
-    fn process(&self, job: &Job) -> Result<(), RepoError> {
-        let (encoded, prefix) = self.encode(job)?;
+    fn process(&self, job: Job) -> Result<(), RepoError> {
+        let (encoded, prefix) = self.encode(&job)?;
         let packer = &self.packers[sort(job.kind)];
-        packer.add(&encoded, &job.raw, &prefix, &|pack| self.written(pack))
+        packer.add(&encoded, &job.raw, &prefix, &|pack| self.written(pack))?;
+        self.frames.buffers().give(prefix);
+        self.frames.buffers().give(job.raw);
+        Ok(())
     }
 
     fn encode(&self, job: &Job) -> Result<(EncodedFrame, Vec<u8>), RepoError> {
@@ -209,7 +212,7 @@ impl Shared {
     }
 
     fn read_bases(&self, bases: &[Location]) -> Result<Vec<u8>, RepoError> {
-        let mut prefix = Vec::with_capacity(bases.iter().map(|base| base.chunk().len as usize).sum());
+        let mut prefix = self.frames.buffers().borrow(bases.iter().map(|base| base.chunk().len as usize).sum());
         for base in bases {
             prefix.extend_from_slice(&self.frames.at(base)?);
         }
@@ -222,7 +225,7 @@ fn work(shared: &Shared, jobs: &Receiver<Job>) {
         if shared.failed.load(Ordering::SeqCst) {
             continue;
         }
-        if let Err(error) = shared.process(&job) {
+        if let Err(error) = shared.process(job) {
             lock(&shared.error).get_or_insert(error);
             shared.failed.store(true, Ordering::SeqCst);
         }
