@@ -3,7 +3,7 @@
 The text is that of scripts/make-stream: compressible, and different all along. In the second stream one run of rows in each
 MiB is other text. What that adds is compared with a model of four terms, none of them fitted:
   the changed text   each run compressed by itself as zstd -3 does, on the average of a sample
-  its chunks         a run lies in one or two chunks of 16 KiB: 1 + length / 16 KiB of them, 18 bytes each in a pack's footer
+  its chunks         a run lies in one or two chunks of 32 KiB: 1 + length / 32 KiB of them, 18 bytes each in a pack's footer
   their bases        each names, by 16 bytes, what stood in its place and one that is similar to it
   the lists          a list has 18 bytes for each chunk and is cut into nodes of about 16 KiB of which each has a change:
                      the 18 bytes of each new chunk, and each node's own entry and base one level up
@@ -16,7 +16,7 @@ from .meter import Failed, tree_size
 from .scale import MIB, Watched, bytes_of, digest_of_stream, grown
 
 CHANGED = 0.001
-CHUNK = 16 << 10
+CHUNK = 32 << 10
 ENTRY = 18
 BASE = 16
 ALLOWED = 1.5

@@ -24,8 +24,8 @@ pub struct ChunkSizes {
 }
 
 impl ChunkSizes {
-    /// 16 KiB on average (design measurements in format-spec/objects.md, "Chunks").
-    pub const DEFAULT: ChunkSizes = ChunkSizes { min: 4 << 10, average: 16 << 10, max: 64 << 10 };
+    /// 32 KiB on average: what that costs and saves is in ARCHITECTURE.md.
+    pub const DEFAULT: ChunkSizes = ChunkSizes { min: 8 << 10, average: 32 << 10, max: 128 << 10 };
 
     fn validate(&self) -> Result<(), FormatError> {
         let ChunkSizes { min, average, max } = *self;

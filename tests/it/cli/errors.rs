@@ -219,7 +219,7 @@ fn what_is_in_the_way_of_a_restore_is_named_and_kept() {
 fn a_changed_configuration_is_refused() {
     let place = Place::new();
     let config = place.path().join("repo/config");
-    let changed = std::fs::read_to_string(&config).unwrap().replace("16384", "32768");
+    let changed = std::fs::read_to_string(&config).unwrap().replace("32768", "16384");
     std::fs::write(&config, changed).unwrap();
     place.fails(&["snapshots"], 1, &["configuration", "altered"]);
 }

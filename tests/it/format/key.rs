@@ -87,7 +87,8 @@ fn a_malformed_key_is_refused() {
 }
 
 fn config() -> (Config, Keys) {
-    let mut config = Config::new("2026-01-01T00:00:00Z".to_owned(), ChunkSizes::DEFAULT).unwrap();
+    let mut config =
+        Config::new("2026-01-01T00:00:00Z".to_owned(), ChunkSizes { min: 4096, average: 16384, max: 65536 }).unwrap();
     let keys = Keys::derive(&MasterKey::from_bytes([7; 32]), config.id);
     config.authenticate(&keys);
     (config, keys)

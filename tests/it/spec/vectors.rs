@@ -102,7 +102,7 @@ fn configuration_agrees() {
     config.verify(&vectors.keys).unwrap();
     config.authenticate(&vectors.keys);
     assert_eq!(config.encode().unwrap(), stored.as_bytes());
-    assert_eq!(config.chunk_sizes, ChunkSizes::DEFAULT);
+    assert_eq!(config.chunk_sizes, ChunkSizes { min: 4 << 10, average: 16 << 10, max: 64 << 10 });
     let changes = [("16384", "16386"), ("2026-03-01", "2026-03-02"), ("2021", "2022"), ("mac\": \"", "mac\": \"0")];
     for (from, to) in changes {
         let altered = Config::decode(stored.replacen(from, to, 1).as_bytes()).unwrap();
