@@ -5,6 +5,8 @@
 //! cannot be read is recorded and counted, and never stops the rest; a program's output is published only after the
 //! program succeeded.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
@@ -17,11 +19,11 @@ use jiff::Timestamp;
 use crate::format::ObjectId;
 use crate::format::content::Content;
 use crate::format::record::{PathText, Snapshot, SnapshotKind, Summary};
-use crate::format::tree::{Entry, Node, compare_paths};
+use crate::format::tree::{Entry, Node};
 use crate::orchestrate::ahead;
+use crate::orchestrate::backup::look::{Known, Seen, Small, Whole};
 use crate::orchestrate::error::OrchestrateError;
 use crate::progress::{Monitor, Notice, Phase};
-use crate::repo::reader::TreeReader;
 use crate::repo::records::{DamagedSnapshot, Snapshots};
 use crate::repo::writer::{CopyError, Tree, Writer};
 use crate::repo::{RepoError, Repository, SnapshotInfo, chain};
@@ -285,8 +287,8 @@ pub fn tree(
     let run = Run::prepare(repository, options, SnapshotKind::Tree, monitor)?;
     monitor.begin(Phase::Backup, run.parent.as_ref().map(|info| info.snapshot.summary.bytes));
     let mut out = writer.tree(run.parent_content())?;
-    let known = Known::new(&run, options.force)?;
-    let how = How { same_host: known.same_host, changing: Changing::new(&tree.changing), monitor };
+    let known = known(&run, options.force)?;
+    let how = How { changing: Changing::new(&tree.changing), monitor };
     let unknown = (run.parent.is_none() && monitor.wants_total()).then_some(all);
     ahead::beside(unknown, monitor, || store_all(walk, &mut writer, &mut out, known, &how, &mut summary))?;
     let content = writer.finish_tree(out)?;
@@ -299,27 +301,26 @@ fn store_all(
     walk: Walk,
     writer: &mut Writer<'_>,
     out: &mut Tree,
-    mut known: Known,
+    known: Known,
     how: &How<'_>,
     summary: &mut Summary,
 ) -> Result<(), OrchestrateError> {
-    for item in walk {
-        if how.monitor.interrupted() {
-            return Err(RepoError::Interrupted.into());
-        }
-        let entry = match item {
-            Err(missed) if how.changing.may_vanish(&missed) => continue,
-            Err(missed) => miss(*missed, summary, how.monitor),
-            Ok(found) => {
-                let before = known.advance_to(&found.entry.path)?;
-                store(writer, found, before, how, summary)?
+    std::thread::scope(|scope| {
+        for seen in look::ahead(scope, walk, known) {
+            if how.monitor.interrupted() {
+                return Err(RepoError::Interrupted.into());
             }
-        };
-        let Some(entry) = entry else { continue };
-        count(&entry, summary);
-        writer.push(out, entry)?;
-    }
-    Ok(())
+            let entry = match seen? {
+                Err(missed) if how.changing.may_vanish(&missed) => continue,
+                Err(missed) => miss(*missed, summary, how.monitor),
+                Ok(seen) => store(writer, seen, how, summary)?,
+            };
+            let Some(entry) = entry else { continue };
+            count(&entry, summary);
+            writer.push(out, entry)?;
+        }
+        Ok(())
+    })
 }
 
 /// The roots that are there, absolute. One that is missing is told by the walk; without any there is no backup.
@@ -347,56 +348,14 @@ fn miss(missed: Missed, summary: &mut Summary, monitor: &dyn Monitor) -> Option<
     missed.entry
 }
 
-/// The parent's entries, walked beside the file system.
-struct Known {
-    tree: Option<TreeReader>,
-    next: Option<Entry>,
-    same_host: bool,
-}
-
-impl Known {
-    fn new(run: &Run<'_>, force: bool) -> Result<Self, OrchestrateError> {
-        let tree = run.parent_content().map(|content| run.repository.tree(&content)).transpose()?;
-        let host = run.parent.as_ref().map(|info| info.snapshot.host.as_str());
-        Ok(Known { tree, next: None, same_host: !force && host == Some(run.repository.host()) })
-    }
-
-    /// The parent's entry of this path. Paths come in order.
-    fn advance_to(&mut self, path: &[u8]) -> Result<Option<Entry>, OrchestrateError> {
-        loop {
-            if self.next.is_none() {
-                self.next = match self.tree.as_mut().map(TreeReader::next_entry) {
-                    Some(Ok(entry)) => entry,
-                    Some(Err(error @ (RepoError::Index { .. } | RepoError::Cache { .. }))) => return Err(error.into()),
-                    // A parent that cannot be read to its end only costs time and space.
-                    Some(Err(_)) | None => None,
-                };
-                if self.next.is_none() {
-                    self.tree = None;
-                }
-            }
-            let Some(next) = &self.next else { return Ok(None) };
-            match compare_paths(&next.path, path) {
-                std::cmp::Ordering::Less => self.next = None,
-                std::cmp::Ordering::Equal => return Ok(self.next.take()),
-                std::cmp::Ordering::Greater => return Ok(None),
-            }
-        }
-    }
-}
-
-/// Whether nothing of the inode has changed: then attributes, a link's target and content are as they were.
-fn is_unchanged(now: &Entry, before: &Entry) -> bool {
-    let same_node = match (&now.node, &before.node) {
-        (Node::File { size: a, .. }, Node::File { size: b, .. }) => a == b,
-        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
-    };
-    same_node && !before.unstable && (now.mtime, now.ctime, now.inode) == (before.mtime, before.ctime, before.inode)
+fn known(run: &Run<'_>, force: bool) -> Result<Known, OrchestrateError> {
+    let tree = run.parent_content().map(|content| run.repository.tree(&content)).transpose()?;
+    let host = run.parent.as_ref().map(|info| info.snapshot.host.as_str());
+    Ok(Known::new(tree, !force && host == Some(run.repository.host())))
 }
 
 /// How entries are stored.
 struct How<'a> {
-    same_host: bool,
     changing: Changing,
     monitor: &'a dyn Monitor,
 }
@@ -429,15 +388,15 @@ impl Changing {
 /// Stores an entry; `None` for one that has vanished where that is expected.
 fn store(
     writer: &mut Writer<'_>,
-    mut found: Found,
-    before: Option<Entry>,
+    seen: Seen,
     how: &How<'_>,
     summary: &mut Summary,
 ) -> Result<Option<Entry>, OrchestrateError> {
-    let How { same_host, changing, monitor } = how;
+    let How { changing, monitor } = how;
+    let Seen { mut found, before, unchanged, read } = seen;
     let expected = changing.holds(&found.entry.path);
     let before_content = before.as_ref().and_then(|entry| entry.content().copied());
-    if let Some(before) = before.filter(|before| *same_host && is_unchanged(&found.entry, before)) {
+    if let Some(before) = before.filter(|_| unchanged) {
         let there = before_content.map_or(Ok(true), |content| writer.has_content(&content))?;
         if there {
             if let Some(content) = before_content {
@@ -450,19 +409,28 @@ fn store(
         }
     }
     // What lacks only attributes is stored all the same.
-    if let Err(error) = found.complete() {
-        if expected && matches!(error, SourceError::Vanished { .. }) {
+    let (attributes, content) = match read {
+        Some(Small { attributes, content }) => (attributes, content),
+        None => (found.complete(), None),
+    };
+    if let Err(error) = attributes {
+        let vanished = matches!(error, SourceError::Vanished { .. });
+        if expected && vanished {
             return Ok(None);
         }
         summary.unread += 1;
         notice(*monitor, &error);
+        if vanished && matches!(found.entry.node, Node::File { .. }) {
+            // Its content would be missed a second time.
+            return Ok(Some(found.into_unread()));
+        }
     }
     if !matches!(found.entry.node, Node::File { .. }) {
         return Ok(Some(found.entry));
     }
     monitor.item(&crate::format::codec::escape(&found.entry.path));
     let parent = before_content.filter(|content| content.bytes > 0);
-    match read_file(writer, &mut found, parent) {
+    match read_file(writer, &mut found, content, parent) {
         Ok(true) => {}
         Ok(false) if expected => found.entry.unstable = true,
         Ok(false) => {
@@ -484,17 +452,35 @@ fn store(
     Ok(Some(found.entry))
 }
 
-/// Reads a file, once more if it changed meanwhile; false when it changed again.
-fn read_file(writer: &mut Writer<'_>, found: &mut Found, parent: Option<Content>) -> Result<bool, OrchestrateError> {
+/// Stores a file, of which `content` may have been read already; reads it once more if it changed meanwhile. False when it changed
+/// again.
+fn read_file(
+    writer: &mut Writer<'_>,
+    found: &mut Found,
+    mut content: Option<Result<Whole, SourceError>>,
+    parent: Option<Content>,
+) -> Result<bool, OrchestrateError> {
     let mut stable = false;
     for _ in 0..2 {
-        let mut reader = found.open()?;
-        let content = match writer.content(parent, &mut reader) {
-            Err(CopyError::Source(error)) => return Err(reader.failure(error).into()),
-            Err(CopyError::Repo(error)) => return Err(error.into()),
-            Ok(content) => content,
+        let (content, state) = match content.take() {
+            Some(read) => {
+                let Whole { bytes, state } = read?;
+                let content = writer.content(parent, &mut bytes.as_slice()).map_err(|error| match error {
+                    CopyError::Source(error) => OrchestrateError::Input(error),
+                    CopyError::Repo(error) => error.into(),
+                })?;
+                (content, state)
+            }
+            None => {
+                let mut reader = found.open()?;
+                let content = match writer.content(parent, &mut reader) {
+                    Err(CopyError::Source(error)) => return Err(reader.failure(error).into()),
+                    Err(CopyError::Repo(error)) => return Err(error.into()),
+                    Ok(content) => content,
+                };
+                (content, reader.finish()?)
+            }
         };
-        let state = reader.finish()?;
         stable = state.stable;
         found.entry.node = Node::File { size: state.size, extents: state.extents, content };
         if stable {
@@ -529,7 +515,7 @@ fn dry_run(
     monitor: &dyn Monitor,
 ) -> Result<Outcome, OrchestrateError> {
     monitor.begin(Phase::Backup, None);
-    let mut known = Known::new(run, force)?;
+    let mut known = known(run, force)?;
     for item in walk {
         if monitor.interrupted() {
             return Err(RepoError::Interrupted.into());
@@ -542,7 +528,7 @@ fn dry_run(
             Ok(found) => found.entry,
         };
         let before = known.advance_to(&entry.path)?;
-        let unchanged = before.is_some_and(|before| known.same_host && is_unchanged(&entry, &before));
+        let unchanged = before.is_some_and(|before| known.is_unchanged(&entry, &before));
         count(&entry, &mut summary);
         if let Node::File { size, .. } = entry.node {
             summary.bytes += size;
