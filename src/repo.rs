@@ -4,6 +4,7 @@
 //! tombstones ([`lease`]), never through locks.
 
 pub mod bitmap;
+pub mod buffers;
 pub mod cache;
 pub mod check;
 pub mod error;

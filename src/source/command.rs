@@ -73,6 +73,8 @@ impl<'m> CommandStream<'m> {
         let failed = |source| SourceError::Spawn { program: program.clone(), source };
         let mut child = spec.command()?.spawn().map_err(failed)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        stdin.iter().for_each(wait::widen);
+        stdout.iter().for_each(wait::widen);
         let Some(stderr) = child.stderr.take() else {
             return Err(failed(io::Error::other("it has no standard error")));
         };

@@ -51,6 +51,12 @@ pub(super) fn or_stopped(error: io::Error, other: impl FnOnce(io::Error) -> Sour
     }
 }
 
+/// Lets a pipe hold a MiB: with the 64 KiB that it holds otherwise, the two processes wait for each other all the time. What
+/// is no pipe, or may not grow, stays as it is.
+pub fn widen(pipe: impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, 1 << 20);
+}
+
 /// Returns when `input` has something to read, or has ended.
 pub fn until_readable(input: impl AsFd, monitor: &dyn Monitor) -> io::Result<()> {
     until_readable_by(input, &|| monitor.interrupted(), None).map(|_| ())
@@ -177,8 +183,9 @@ pub struct StandardInput<'m> {
 impl<'m> StandardInput<'m> {
     /// Takes standard input, unbuffered: what a buffer holds, waiting for more would not see.
     pub fn new(monitor: &'m dyn Monitor) -> io::Result<Self> {
-        let input = io::stdin().as_fd().try_clone_to_owned()?.into();
-        Ok(StandardInput { input, monitor })
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        widen(&input);
+        Ok(StandardInput { input: input.into(), monitor })
     }
 }
 

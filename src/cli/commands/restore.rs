@@ -82,6 +82,7 @@ fn to_stdout(global: &Global, snap: &str, path: &[u8], context: &Context<'_>) ->
     let all = snapshots(&repository, context)?;
     let info = select_one(&all, snap, context)?;
     let path = &locate(&repository, &info.snapshot, path)?;
+    crate::source::wait::widen(std::io::stdout());
     let mut output = BufWriter::with_capacity(256 << 10, std::io::stdout().lock());
     match restore::stream::write(&repository, &info.snapshot, &info.id.short(), path, &mut output, context.monitor) {
         Err(OrchestrateError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Err(OutputClosed.into()),
