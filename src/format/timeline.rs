@@ -68,9 +68,28 @@ pub fn history(timeline: u32, content: &[u8]) -> Result<Vec<Fork>, FormatError> 
     }
 }
 
+/// Where a timeline was left on the way to one with this history; nothing if that does not come from it.
+pub fn left(forks: &[Fork], timeline: u32) -> Option<u64> {
+    let at = forks.binary_search_by_key(&timeline, |fork| fork.parent).ok()?;
+    forks.get(at).map(|fork| fork.position)
+}
+
+/// The timeline of whose files the segment of a number is one, on the way to a timeline with this history: what was left
+/// has no more segments from the one on in which that was.
+pub fn writer(forks: &[Fork], timeline: u32, number: u64, segment_size: u64) -> u32 {
+    let goes_on = forks.partition_point(|fork| fork.position / segment_size <= number);
+    forks.get(goes_on).map_or(timeline, |fork| fork.parent)
+}
+
+/// The timeline that wrote what lies at a position.
+pub fn owner(forks: &[Fork], timeline: u32, position: u64) -> u32 {
+    let goes_on = forks.partition_point(|fork| fork.position <= position);
+    forks.get(goes_on).map_or(timeline, |fork| fork.parent)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Fork, history, lsn, position};
+    use super::{Fork, history, left, lsn, owner, position, writer};
 
     #[test]
     fn positions_are_two_hexadecimal_numbers_and_nothing_else() {
@@ -110,5 +129,19 @@ mod tests {
         }
         assert!(history(9, b"1\t0/1\t\xff\n").is_err());
         assert!(history(9, &[b'\n'; (1 << 20) + 1]).is_err());
+    }
+
+    #[test]
+    fn each_place_belongs_to_the_timeline_that_had_begun_by_then() {
+        let forks: Vec<Fork> =
+            [(1, 0x300), (2, 0x350), (5, 0x900)].map(|(parent, position)| Fork { parent, position }).into();
+        for (number, of) in [(0, 1), (2, 1), (3, 5), (8, 5), (9, 7), (u64::MAX, 7)] {
+            assert_eq!(writer(&forks, 7, number, 0x100), of, "{number}");
+        }
+        for (position, of) in [(0x2FF, 1), (0x300, 2), (0x34F, 2), (0x350, 5), (0x8FF, 5), (0x900, 7)] {
+            assert_eq!(owner(&forks, 7, position), of, "{position}");
+        }
+        assert_eq!((left(&forks, 2), left(&forks, 3), left(&forks, 7)), (Some(0x350), None, None));
+        assert_eq!((writer(&[], 1, 5, 0x100), owner(&[], 1, 5)), (1, 1));
     }
 }

@@ -8,10 +8,12 @@
 //! are written in their order, each when the one before it is durable, so that no crash leaves a gap.
 //!
 //! **Fetch.** The server takes every failure with an exit status up to 125 as the end of the archive, and ends recovery
-//! there. So [`Fetched::Missing`] is told only for a file that is not there and that nothing comes after; a gap, damage,
-//! or a repository that cannot be reached is an error, which the command line turns into a status that stops the server.
+//! there. So [`Fetched::Missing`] is told only for a file that is not there and that nothing comes after ([`gap`]); a gap,
+//! damage, or a repository that cannot be reached is an error, which the command line turns into a status that stops the
+//! server.
 
 pub mod ahead;
+pub mod gap;
 pub mod status;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,9 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::format::wal::{SegmentName, WalName};
+use crate::format::Kind;
+use crate::format::timeline::{Fork, history};
+use crate::format::wal::{WalHead, WalName};
 use crate::orchestrate::OrchestrateError;
 use crate::progress::Monitor;
 use crate::repo::RepoError;
@@ -31,9 +35,7 @@ use crate::source::postgres::{Spool, WalSource, WalTarget, system_id, waiting};
 const BESIDE: usize = 16;
 /// Their bytes, at most.
 const BESIDE_BYTES: u64 = 256 << 20;
-/// Older timelines that may hold a segment instead.
-const OLDER_TIMELINES: u32 = 64;
-/// How long a segment is waited for that is not there while a later one is.
+/// How long a segment is waited for that is not there and was written.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to be archived.
@@ -178,28 +180,17 @@ pub enum Fetched {
 
 /// Fetches a file.
 pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<Fetched, OrchestrateError> {
-    let mut waited = Duration::ZERO;
-    let head = loop {
-        if let Some(head) = archive.head(&fetch.file)? {
-            break head;
-        }
-        let Some(later) = later(archive, &fetch.file)? else {
-            if let Some(spool) = &fetch.spool {
-                ahead::clear(spool, &fetch.file.name);
+    let head = match archive.head(&fetch.file)? {
+        Some(head) => head,
+        None => match gap::beyond(archive, &fetch.file, monitor)? {
+            Some(proof) => awaited(archive, &fetch.file, &proof, monitor)?,
+            None => {
+                if let Some(spool) = &fetch.spool {
+                    ahead::clear(spool, &fetch.file.name);
+                }
+                return Ok(Fetched::Missing);
             }
-            return Ok(Fetched::Missing);
-        };
-        // Two archivers, or one and its predecessor, may have written them in another order.
-        if waited >= PATIENCE {
-            let WalFile { system_id, name } = fetch.file;
-            let location = archive.location();
-            let what = format!(
-                "{name} of cluster {system_id} is not in the archive in {location}, and {later} is: the log has a gap, \
-                 beyond which nothing can be recovered; see `cairn wal status`"
-            );
-            return Err(OrchestrateError::Unfit(what));
-        }
-        waited += pause(monitor)?;
+        },
     };
     if let Some(spool) = &fetch.spool {
         match spool.take(&fetch.file.name, head.raw_len, &head.hash, &fetch.into) {
@@ -210,7 +201,14 @@ pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<
     }
     let mut target = WalTarget::create(&fetch.into)?;
     match archive.fetch(&fetch.file, &mut |block| Ok::<(), OrchestrateError>(target.write(block)?))? {
-        None => Ok(Fetched::Missing),
+        // The server would take it for the end.
+        None => {
+            let WalFile { system_id, name } = fetch.file;
+            let location = archive.location();
+            let what =
+                format!("{name} of cluster {system_id} vanished from the archive in {location} while it was read");
+            Err(OrchestrateError::Unfit(what))
+        }
         Some(_) => {
             target.finish()?;
             Ok(Fetched::Whole)
@@ -218,32 +216,51 @@ pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<
     }
 }
 
-fn pause(monitor: &dyn Monitor) -> Result<Duration, OrchestrateError> {
-    crate::source::wait::pause(crate::source::wait::INTERVAL, &|| monitor.interrupted())?;
-    Ok(crate::source::wait::INTERVAL)
+/// Waits for a segment that was written, as something archived proves: two archivers, or one and its predecessor, may have
+/// archived them in another order.
+fn awaited(
+    archive: &Archive,
+    file: &WalFile,
+    proof: &WalName,
+    monitor: &dyn Monitor,
+) -> Result<WalHead, OrchestrateError> {
+    let interval = crate::source::wait::INTERVAL;
+    let mut waited = Duration::ZERO;
+    loop {
+        if let Some(head) = archive.head(file)? {
+            return Ok(head);
+        }
+        if waited >= PATIENCE {
+            break;
+        }
+        crate::source::wait::pause(interval, &|| monitor.interrupted())?;
+        waited += interval;
+    }
+    let WalFile { system_id, name } = file;
+    let proves = match proof {
+        WalName::History(timeline) => format!("{proof} says that timeline {timeline} began behind it"),
+        _ => format!("{proof} is"),
+    };
+    Err(OrchestrateError::Unfit(format!(
+        "{name} of cluster {system_id} is not in the archive in {}, and {proves}: the log has a gap, beyond which nothing can be \
+         recovered; see `cairn wal status`",
+        archive.location()
+    )))
 }
 
-/// A segment that comes after a missing one, if that shows a gap: not where the missing one lies on an older timeline,
-/// which the server asks for next.
-fn later(archive: &Archive, file: &WalFile) -> Result<Option<SegmentName>, OrchestrateError> {
-    let WalName::Segment(segment) = file.name else { return Ok(None) };
-    let has = |segment| archive.has(&WalFile { system_id: file.system_id, name: WalName::Segment(segment) });
-    let next = [
-        SegmentName { low: segment.low.saturating_add(1), ..segment },
-        SegmentName { high: segment.high.saturating_add(1), low: 0, ..segment },
-    ];
-    for candidate in next {
-        if candidate == segment || !has(candidate)? {
-            continue;
-        }
-        for timeline in segment.timeline.saturating_sub(OLDER_TIMELINES).max(1)..segment.timeline {
-            if has(SegmentName { timeline, ..segment })? {
-                return Ok(None);
-            }
-        }
-        return Ok(Some(candidate));
+/// What a timeline began from; nothing where that is not archived.
+pub fn history_of(archive: &Archive, system_id: u64, timeline: u32) -> Result<Option<Vec<Fork>>, RepoError> {
+    let file = WalFile { system_id, name: WalName::History(timeline) };
+    // Its length is bounded by what the head of such a file may say.
+    let mut content = Vec::new();
+    let keep = &mut |block: &[u8]| {
+        content.extend_from_slice(block);
+        Ok::<(), RepoError>(())
+    };
+    if archive.fetch(&file, keep)?.is_none() {
+        return Ok(None);
     }
-    Ok(None)
+    Ok(Some(history(timeline, &content).map_err(RepoError::object(Kind::Wal, archive.id(&file)))?))
 }
 
 /// The identifier of the cluster in a data directory.

@@ -225,7 +225,8 @@ impl Archive {
         Ok(Some(head))
     }
 
-    fn id(&self, file: &WalFile) -> ObjectId {
+    /// The object that a file is in, or would be.
+    pub fn id(&self, file: &WalFile) -> ObjectId {
         self.keys.wal_id(file.system_id, &file.name.to_string())
     }
 

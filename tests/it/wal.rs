@@ -1,6 +1,7 @@
 //! The archive of PostgreSQL's log: what was archived is there, whole and durable; nothing else is ever reported.
 
 mod command;
+mod gap;
 mod retention;
 mod status;
 
@@ -36,6 +37,7 @@ pub fn segment(cluster: u64, name: SegmentName, size: u64, seed: u64) -> Vec<u8>
     bytes[8..16].copy_from_slice(&name.position(size).unwrap().to_le_bytes());
     bytes[24..32].copy_from_slice(&cluster.to_le_bytes());
     bytes[32..36].copy_from_slice(&(size as u32).to_le_bytes());
+    bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
     bytes
 }
 

@@ -3,19 +3,22 @@
 //! Invariant: a gap is never passed over. What follows a gap on its timeline cannot be reached from what comes before, and
 //! neither can the rest of a timeline whose history is missing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::format::ObjectId;
-use crate::format::timeline::{Fork, history, lsn};
+use crate::format::timeline::{Fork, left, lsn, writer};
 use crate::format::wal::{SegmentName, WalName};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::wal::history_of;
+use crate::repo::chain;
 use crate::repo::sets::SetInfo;
+use crate::repo::wal::Archive;
 use crate::repo::wal::catalog::Catalog;
 use crate::repo::wal::retain::{Base, bases};
-use crate::repo::wal::{Archive, WalFile};
 
 /// Segments that are missing between others, or before where a timeline goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +69,15 @@ pub struct BaseStatus {
     pub reaches_time: Option<Timestamp>,
     /// The first segment that is missing and is followed by others; none if the log is complete up to its end.
     pub missing: Option<String>,
+    /// Whether its log was found archived when it was made. One that is older than the archive has its own log, and no other.
+    pub archived: bool,
+}
+
+impl BaseStatus {
+    /// Whether log is lost that leads on from it.
+    fn is_cut_off(&self) -> bool {
+        self.missing.is_some() && (self.archived || self.reaches.is_some())
+    }
 }
 
 /// A cluster's archive.
@@ -89,7 +101,7 @@ pub struct ClusterStatus {
     pub malformed_histories: BTreeMap<String, String>,
     /// Its base backups, oldest first.
     pub bases: Vec<BaseStatus>,
-    /// From when on any moment can be recovered.
+    /// From when on any moment up to the newest can be recovered: there may be older ones, behind a gap.
     pub oldest_restorable: Option<Timestamp>,
     /// Up to when.
     pub newest_restorable: Option<Timestamp>,
@@ -100,9 +112,20 @@ impl ClusterStatus {
     pub fn is_broken(&self) -> bool {
         let gaps = self.timelines.iter().flat_map(|timeline| &timeline.gaps);
         gaps.into_iter().any(|gap| gap.matters)
+            || self.bases.iter().any(BaseStatus::is_cut_off)
             || !self.missing_histories.is_empty()
             || !self.malformed_histories.is_empty()
     }
+}
+
+/// Where the log leads from a position.
+struct Way {
+    /// The last segment that can be reached.
+    reached: Option<(SegmentName, Timestamp)>,
+    /// The number after it.
+    end: u64,
+    /// The first that is missing, if others follow it.
+    missing: Option<SegmentName>,
 }
 
 /// A cluster's segments by timeline and number, and where its timelines come from.
@@ -119,7 +142,7 @@ impl Chain {
     /// Reads what there is of a cluster. Nothing if it has no segments, or of different lengths.
     pub fn read(archive: &Archive, catalog: &Catalog, system_id: u64) -> Result<Option<Self>, OrchestrateError> {
         let Some(size) = catalog.segment_size(system_id) else { return Ok(None) };
-        let mut chain = Chain {
+        let mut found = Chain {
             size,
             segments: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -128,27 +151,25 @@ impl Chain {
         };
         for (segment, head) in catalog.segments(system_id) {
             if let Some(position) = segment.position(size) {
-                chain.segments.entry(segment.timeline).or_default().insert(position / size, head.time);
+                found.segments.entry(segment.timeline).or_default().insert(position / size, head.time);
             }
         }
         for head in catalog.of(system_id) {
-            if let WalName::History(timeline) = head.name {
-                let mut content = Vec::new();
-                let file = WalFile { system_id, name: head.name };
-                archive.fetch(&file, &mut |block| {
-                    content.extend_from_slice(block);
-                    Ok::<(), OrchestrateError>(())
-                })?;
-                match history(timeline, &content) {
-                    Ok(forks) => drop(chain.past.insert(timeline, forks)),
-                    Err(error) => drop(chain.malformed_histories.insert(timeline, error.to_string())),
+            let WalName::History(timeline) = head.name else { continue };
+            match history_of(archive, system_id, timeline) {
+                Ok(Some(forks)) => drop(found.past.insert(timeline, forks)),
+                // Removed meanwhile.
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {
+                    found.malformed_histories.insert(timeline, chain(&error));
                 }
+                Err(error) => return Err(error.into()),
             }
         }
-        let is_there = |of: &u32| chain.past.contains_key(of) || chain.malformed_histories.contains_key(of);
-        let known = chain.segments.keys().copied().filter(|timeline| *timeline > 1);
-        chain.missing_histories = known.filter(|timeline| !is_there(timeline)).collect();
-        Ok(Some(chain))
+        let is_there = |of: &u32| found.past.contains_key(of) || found.malformed_histories.contains_key(of);
+        let known = found.segments.keys().copied().filter(|timeline| *timeline > 1);
+        found.missing_histories = known.filter(|timeline| !is_there(timeline)).collect();
+        Ok(Some(found))
     }
 
     /// Where a timeline comes from.
@@ -184,10 +205,9 @@ impl Chain {
         gaps
     }
 
-    /// The newest timeline whose past holds this position of that timeline.
+    /// The newest timeline whose past holds what that timeline had written up to a position.
     pub fn newest_from(&self, timeline: u32, position: u64) -> u32 {
-        let comes_from =
-            |past: &Vec<Fork>| past.iter().any(|fork| fork.parent == timeline && position <= fork.position);
+        let comes_from = |past: &Vec<Fork>| left(past, timeline).is_some_and(|left| position <= left);
         let newest = self.past.iter().rev().find(|(number, past)| **number > timeline && comes_from(past));
         newest.map_or(timeline, |(number, _)| *number)
     }
@@ -195,12 +215,11 @@ impl Chain {
     /// The timeline on which a segment is looked for on the way to `target`.
     fn timeline_of(&self, target: u32, number: u64) -> u32 {
         let past = self.past.get(&target).map(Vec::as_slice).unwrap_or_default();
-        past.iter().find(|fork| number < fork.position / self.size).map_or(target, |fork| fork.parent)
+        writer(past, target, number, self.size)
     }
 
-    /// Follows the log from a position to the end of the `target` timeline: the last segment that can be reached, and the
-    /// first that is missing before others.
-    pub fn follow(&self, target: u32, position: u64) -> (Option<(SegmentName, Timestamp)>, Option<SegmentName>) {
+    /// Follows the log from a position to the end of the `target` timeline.
+    fn follow(&self, target: u32, position: u64) -> Way {
         let mut number = position / self.size;
         let mut reached = None;
         loop {
@@ -213,7 +232,7 @@ impl Chain {
         let later = |timeline: u32| self.segments.get(&timeline).and_then(|own| own.keys().next_back());
         let is_gap = later(timeline).is_some_and(|last| *last > number)
             || timeline != target && later(target).is_some_and(|last| *last > number);
-        (reached, is_gap.then(|| self.name(timeline, number)))
+        Way { reached, end: number, missing: is_gap.then(|| self.name(timeline, number)) }
     }
 }
 
@@ -260,12 +279,28 @@ fn cluster(
     let malformed = chain.malformed_histories.iter();
     status.malformed_histories =
         malformed.map(|(timeline, why)| (WalName::History(*timeline).to_string(), why.clone())).collect();
-    status.bases = bases.iter().map(|base| base_status(&chain, base)).collect();
-    // A base backup whose log has a gap leads to the gap only, and one without any log nowhere.
-    let usable = bases.iter().zip(&status.bases).filter(|(_, base)| base.reaches.is_some());
-    status.oldest_restorable = usable.clone().map(|(base, _)| base.ended).min();
-    status.newest_restorable = usable.filter_map(|(_, base)| base.reaches_time).max();
+    let follow = |base: &&Base| chain.follow(chain.newest_from(base.timeline, base.stop), base.position);
+    let ways: Vec<Way> = bases.iter().map(follow).collect();
+    status.bases = bases.iter().zip(&ways).map(|(base, way)| base_status(base, way)).collect();
+    if let Some((oldest, newest)) = newest_stretch(chain.size, bases, &ways) {
+        (status.oldest_restorable, status.newest_restorable) = (Some(oldest), Some(newest));
+    }
     Ok(status)
+}
+
+/// The newest times that can be recovered without a gap between them. A base backup whose log has a gap leads to the gap only,
+/// and one whose log does not even reach its own end leads nowhere.
+fn newest_stretch(size: u64, bases: &[&Base], ways: &[Way]) -> Option<(Timestamp, Timestamp)> {
+    let leads = |(base, way): (&&Base, &Way)| {
+        let (_, newest) = way.reached?;
+        (way.end > base.stop.saturating_sub(1) / size).then_some((base.ended, newest))
+    };
+    let mut stretches: Vec<_> = bases.iter().zip(ways).filter_map(leads).collect();
+    stretches.sort_unstable_by_key(|(_, newest)| Reverse(*newest));
+    let join = |(oldest, newest): (Timestamp, Timestamp), (begins, ends): (Timestamp, Timestamp)| {
+        (if ends >= oldest { oldest.min(begins) } else { oldest }, newest)
+    };
+    stretches.into_iter().reduce(join)
 }
 
 fn timeline_status(chain: &Chain, timeline: u32, floor: Option<u64>) -> Option<TimelineStatus> {
@@ -288,16 +323,15 @@ fn timeline_status(chain: &Chain, timeline: u32, floor: Option<u64>) -> Option<T
     })
 }
 
-fn base_status(chain: &Chain, base: &Base) -> BaseStatus {
-    let target = chain.newest_from(base.timeline, base.position);
-    let (reached, missing) = chain.follow(target, base.position);
+fn base_status(base: &Base, way: &Way) -> BaseStatus {
     BaseStatus {
         set: base.set,
         time: base.time,
         timeline: base.timeline,
         lsn: lsn(base.position),
-        reaches: reached.map(|(segment, _)| segment.to_string()),
-        reaches_time: reached.map(|(_, time)| time),
-        missing: missing.map(|segment| segment.to_string()),
+        reaches: way.reached.map(|(segment, _)| segment.to_string()),
+        reaches_time: way.reached.map(|(_, time)| time),
+        missing: way.missing.map(|segment| segment.to_string()),
+        archived: base.archived,
     }
 }

@@ -19,21 +19,37 @@ pub struct Catalog {
 }
 
 impl Archive {
-    /// Reads the head of every object. One that vanishes meanwhile is left out.
-    pub fn catalog(&self) -> Result<Catalog, RepoError> {
-        let mut catalog = Catalog::default();
+    /// Shows the head of every object, or what is wrong with it, in no order that means anything. One that vanishes meanwhile
+    /// is left out. Only one head is in memory at once.
+    pub fn survey(
+        &self,
+        visit: &mut dyn FnMut(Result<WalHead, DamagedRecord>) -> Result<(), RepoError>,
+    ) -> Result<(), RepoError> {
         for (id, len) in list_all(self.backend.as_ref(), Kind::Wal)? {
             let error = match self.open_object(&id) {
                 Ok((head, _)) if head.stored_len() == len => {
-                    catalog.files.insert((head.system_id, head.name), head);
+                    visit(Ok(head))?;
                     continue;
                 }
                 Ok(_) => RepoError::object(Kind::Wal, id)(FormatError::Truncated { what: Kind::Wal.word() }),
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => error,
             };
-            catalog.damaged.push(DamagedRecord { kind: Kind::Wal, id, error });
+            visit(Err(DamagedRecord { kind: Kind::Wal, id, error }))?;
         }
+        Ok(())
+    }
+
+    /// Reads the head of every object.
+    pub fn catalog(&self) -> Result<Catalog, RepoError> {
+        let mut catalog = Catalog::default();
+        self.survey(&mut |found| {
+            match found {
+                Ok(head) => drop(catalog.files.insert((head.system_id, head.name), head)),
+                Err(damaged) => catalog.damaged.push(damaged),
+            }
+            Ok(())
+        })?;
         Ok(catalog)
     }
 }

@@ -64,6 +64,10 @@ pub struct Base {
     pub timeline: u32,
     /// The log is needed from here on.
     pub position: u64,
+    /// Up to here at least, else the files are no one point in time.
+    pub stop: u64,
+    /// Whether this log was found archived when it was made.
+    pub archived: bool,
     /// The snapshot of its files; none if it holds nothing that can be restored.
     pub files: Option<ObjectId>,
 }
@@ -84,13 +88,16 @@ pub fn bases(sets: &[SetInfo]) -> Result<Vec<Base>, RepoError> {
 
 fn base(info: &SetInfo, component: &Component, facts: &PostgresFacts) -> Option<Base> {
     let files = component.parts.iter().find(|part| matches!(part.role.as_str(), "base" | "files"));
+    let (own, start) = (facts.base.as_ref(), position(&facts.lsn)?);
     Some(Base {
         set: info.id,
         time: info.set.time,
-        ended: info.set.ended,
+        ended: own.map_or(info.set.ended, |own| own.ended),
         system_id: facts.system_id.parse().ok()?,
         timeline: facts.timeline,
-        position: position(&facts.lsn)?,
+        position: start,
+        stop: own.map_or(Some(start), |own| position(&own.stop_lsn))?.max(start),
+        archived: own.is_some_and(|own| own.archived),
         files: files.map(|part| part.snapshot),
     })
 }

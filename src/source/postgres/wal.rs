@@ -18,6 +18,8 @@ use crate::source::SourceError;
 
 /// The flag of a page's header that is followed by the cluster's identifier.
 const LONG_HEADER: u16 = 2;
+/// Bytes of a page. A server that was built with another length archives nothing: no recovery to a time could be planned.
+const PAGE: u64 = 8 << 10;
 /// Bytes of such a header that are looked at.
 const HEADER: usize = 40;
 /// The page of a log file begins with a number that its version has, and every version has this beginning.
@@ -69,6 +71,10 @@ impl PageHeader {
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or("it ends within its first page's header")?;
         if header[1] & 0xF0 != MAGIC || number(header, 2, 2) as u16 & LONG_HEADER == 0 {
             return Err("it does not begin like a segment of the log of PostgreSQL 11 to 17".to_owned());
+        }
+        let page = number(header, 36, 4);
+        if page != PAGE {
+            return Err(format!("its pages have {page} bytes, and only a log of {PAGE} can be read when it is needed"));
         }
         Ok(PageHeader {
             timeline: number(header, 4, 4) as u32,

@@ -45,6 +45,8 @@ pub enum Fault {
     FlipBit(usize),
     /// At most so many bytes are read. Reads only.
     Truncate(usize),
+    /// The object is not there any more. Reads only.
+    Vanished,
     /// One object, the last, is missing. Lists only.
     Stale,
 }
@@ -221,6 +223,7 @@ impl Backend for Faulty {
                 bytes.truncate(len);
                 Ok(bytes)
             }
+            Some(Fault::Vanished) => Err(BackendError::NotFound { kind, id: *id, location: self.location() }),
             fault => self.run(fault, "read", format!("{kind} {id}"), || self.inner.read(kind, id, range)),
         }
     }

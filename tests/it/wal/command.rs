@@ -194,6 +194,9 @@ fn what_is_not_of_this_cluster_or_not_whole_is_not_archived() {
     refused("zeros", &vec![0; SIZE as usize], &name.to_string(), "does not begin like");
     refused("another segment's", &good, &numbered(1, 2).to_string(), "of another segment");
     refused("a later timeline's", &segment(CLUSTER, numbered(2, 1), SIZE, 1), &name.to_string(), "of another segment");
+    let mut pages = good.clone();
+    pages[36..40].copy_from_slice(&16384u32.to_le_bytes());
+    refused("one with other pages", &pages, &name.to_string(), "pages have 16384 bytes");
     refused("an empty history", &[], "00000002.history", "no whole file");
     refused("no file of the log", &good, "backup_label", "no file of such a name");
     // The first segment of a new timeline is a copy that still names the older one.
@@ -218,7 +221,7 @@ fn other_content_under_an_archived_name_is_refused() {
 #[test]
 fn only_a_file_that_is_not_there_ends_a_recovery() {
     let place = Place::new();
-    for number in [1, 2, 4] {
+    for number in [1, 2, 5] {
         let path = place.waiting(numbered(1, number));
         std::fs::remove_file(place.data().join(format!("pg_wal/archive_status/{}.ready", numbered(1, number))))
             .unwrap();
@@ -228,11 +231,11 @@ fn only_a_file_that_is_not_there_ends_a_recovery() {
         place.ends(&["wal", "fetch", "--no-ahead", name, "pg_wal/got"], code, words);
         assert!(code == 0 || !place.data().join("pg_wal/got").exists(), "{name}");
     };
-    fetch(&numbered(1, 5).to_string(), 1, &["is not archived"]);
+    fetch(&numbered(1, 6).to_string(), 1, &["is not archived"]);
     fetch("00000002.history", 1, &["is not archived"]);
     // On a newer timeline the server looks first, and finds it on the older one.
     fetch(&numbered(2, 2).to_string(), 1, &["is not archived"]);
-    fetch(&numbered(1, 3).to_string(), 200, &["the log has a gap", &numbered(1, 4).to_string()]);
+    fetch(&numbered(1, 3).to_string(), 200, &["the log has a gap", &numbered(1, 5).to_string()]);
     fetch("RECOVERYXLOG", 200, &["restore_command"]);
     place.ends(&["wal", "fetch"], 200, &["required"]);
     place.ends(&["wal", "fetch", &numbered(1, 1).to_string(), "no/such/directory/file"], 200, &["cannot make a file"]);
