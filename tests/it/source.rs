@@ -9,6 +9,7 @@ mod patterns;
 mod process;
 mod queues;
 mod reader;
+mod recovery;
 mod roundtrip;
 mod scratch;
 mod secret;

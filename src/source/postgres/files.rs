@@ -6,9 +6,12 @@
 //! as well, by their working directory, which is the data directory for every process of a server. To be asked before a
 //! capture and after it: equal answers mean that nobody started the server in between.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::format::codec::escape_path;
 use crate::source::SourceError;
@@ -179,9 +182,20 @@ pub(super) fn escaped(path: &Path) -> Result<String, SourceError> {
     Ok(String::from_utf8_lossy(&Patterns::literal(Path::new(text))).into_owned())
 }
 
+/// Opens a file of a cluster's directory. Its owner is not us and may have put there what he likes: a link that leads to what
+/// only we may read is not followed, and a pipe is not waited for.
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
 fn small(path: &Path) -> Result<String, SourceError> {
     let mut text = String::new();
-    let file = File::open(path).map_err(SourceError::when("open", path))?;
+    let file = open_plain(path).map_err(SourceError::when("open", path))?;
     file.take(SMALL).read_to_string(&mut text).map_err(SourceError::when("read", path))?;
     Ok(text)
 }

@@ -172,10 +172,14 @@ pub fn prepare_recovery(settings: &PostgresSettings, data: &Path, target: &Targe
     if major >= 12 {
         besides += &NOT_MEANT.iter().map(|name| line(name, "")).collect::<String>();
         besides += &line("recovery_min_apply_delay", "0");
+        if major >= 15 {
+            // It would ask for segments behind the end of the recovery, and a gap there would end it.
+            besides += &line("recovery_prefetch", "off");
+        }
         besides += &ours;
     }
     let before = small(&data.join(SETTINGS), MAX_SETTINGS)?.unwrap_or_default();
-    let mut content = without_ours(&before).to_vec();
+    let mut content = without_ours(&before).unwrap_or(&before).to_vec();
     if content.last().is_some_and(|last| *last != b'\n') {
         content.push(b'\n');
     }
@@ -197,7 +201,18 @@ pub fn end_recovery(settings: &PostgresSettings, data: &Path) -> Result<(), Sour
         }
     }
     let there = small(&data.join(SETTINGS), MAX_SETTINGS)?.unwrap_or_default();
-    replace(data, without_ours(&there), &settings.account()?)?;
+    // `ALTER SYSTEM` writes the whole file anew, without comments.
+    let rest = without_ours(&there).ok_or_else(|| {
+        let names = BESIDES.iter().map(|(name, _)| *name).chain(["recovery_*", "restore_command"]).collect::<Vec<_>>();
+        let what = format!(
+            "something has rewritten it since the recovery began (ALTER SYSTEM?), so the mark of the settings that cairn put \
+             there is gone, and with it what these were before: {}. A server that starts with them archives nothing. Where this \
+             directory stays, remove them by hand, set archive_command anew, and restart the server",
+            names.join(", ")
+        );
+        unfit(&data.join(SETTINGS), what)
+    })?;
+    replace(data, rest, &settings.account()?)?;
     match fs::remove_file(data.join(OWN_FILE_AFTER)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(SourceError::when("remove", &data.join(OWN_FILE_AFTER))(error));
@@ -230,16 +245,16 @@ fn version(data: &Path) -> Result<u32, SourceError> {
     text.parse().map_err(|_| unfit(&path, format!("it says {text:?}, which is no version that is known")))
 }
 
-/// What comes before our mark.
-fn without_ours(content: &[u8]) -> &[u8] {
+/// What comes before our mark; nothing if that is not there.
+fn without_ours(content: &[u8]) -> Option<&[u8]> {
     let mark = MARK.as_bytes();
     let begins = |at: usize| at == 0 || content[at - 1] == b'\n';
     let found = content.windows(mark.len()).enumerate().find(|(at, window)| *window == mark && begins(*at));
-    found.map_or(content, |(at, _)| &content[..at])
+    found.map(|(at, _)| &content[..at])
 }
 
 fn small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, SourceError> {
-    let file = match File::open(path) {
+    let file = match files::open_plain(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(SourceError::when("open", path)(error)),
@@ -283,7 +298,7 @@ mod tests {
 
     #[test]
     fn settings_of_others_stay() {
-        assert_eq!(without_ours(format!("a = 'b'\n{MARK}\nc").as_bytes()), b"a = 'b'\n");
-        assert_eq!(without_ours(b"a = 'b'\n"), b"a = 'b'\n");
+        assert_eq!(without_ours(format!("a = 'b'\n{MARK}\nc").as_bytes()), Some(b"a = 'b'\n".as_slice()));
+        assert_eq!(without_ours(b"a = 'b'\n"), None);
     }
 }
