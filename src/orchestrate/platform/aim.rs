@@ -20,9 +20,12 @@ use crate::format::ObjectId;
 use crate::format::set::{Facts, PostgresFacts, Status};
 use crate::format::timeline::{lsn, position};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::cause::Cause;
 use crate::orchestrate::platform::aim::log::{Chain, Log, Stop};
 use crate::orchestrate::platform::choose::Known;
 use crate::orchestrate::platform::profile::Component;
+use crate::repo::chain;
+use crate::source::postgres::log::without_header;
 
 /// A base backup that a recovery can begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,10 +183,15 @@ pub fn aim(bases: &[Base], log: &Log<'_>, wanted: Wanted) -> Result<Aim, Orchest
     for timeline in timelines(log, wanted, bases) {
         // The newest first: the least log.
         for base in before.iter().rev().filter(|base| log.descends(timeline, base.timeline, base.stop)) {
-            let chain = log.chain(timeline, base.start);
-            let Some(stop) = log.stop(&chain, time)? else { continue };
-            if wanted.timeline.is_some() || lies_on(log, timeline, &stop, time)? {
-                ways.insert(timeline, Way { base, chain, stop });
+            let way = log.chain(timeline, base.start);
+            let stop = log.stop(&way, time).map_err(|error| unreadable(error, timeline, wanted))?;
+            // From before its own end a base backup leads nowhere: where a clock was set back, a transaction during it may
+            // seem to be later than the time.
+            let stop = stop.filter(|stop| stop.next.lsn >= without_header(base.stop, base.segment_bytes));
+            let Some(stop) = stop else { continue };
+            let lies_on = || lies_on(log, timeline, &stop, time).map_err(|error| unreadable(error, timeline, wanted));
+            if wanted.timeline.is_some() || lies_on()? {
+                ways.insert(timeline, Way { base, chain: way, stop });
             }
             break;
         }
@@ -197,13 +205,13 @@ pub fn aim(bases: &[Base], log: &Log<'_>, wanted: Wanted) -> Result<Aim, Orchest
         }
         [(timeline, way)] => {
             let holds = |window: &Window| window.oldest <= time && time < window.newest;
-            let window = of(*timeline)?.into_iter().find(holds);
+            let window = of(*timeline)?.found.into_iter().find(holds);
             let file = log.last_file(&way.chain, &way.stop);
             Ok(aimed(time, way, file, window))
         }
         several => {
             let all = several.iter().map(|(timeline, _)| *timeline).collect();
-            Err(AimError::Ambiguous { time, windows: shown(&windows(bases, log, &all)?) }.into())
+            Err(AimError::Ambiguous { time, windows: windows(bases, log, &all)?.shown() }.into())
         }
     }
 }
@@ -241,53 +249,105 @@ fn aimed(time: Timestamp, way: &Way<'_>, last_segment: String, window: Option<Wi
     }
 }
 
-/// The times that can be reached on timelines. Where a gap lies between two of them, there are several of one timeline.
-pub fn windows(bases: &[Base], log: &Log<'_>, timelines: &BTreeSet<u32>) -> Result<Vec<Window>, OrchestrateError> {
-    let mut found: Vec<Window> = Vec::new();
+/// What is told of a timeline that cannot be read on the way to a time.
+fn unreadable(error: OrchestrateError, timeline: u32, wanted: Wanted) -> OrchestrateError {
+    if error.is_interrupted() {
+        return error;
+    }
+    let hint = if wanted.timeline.is_none() { "; --timeline N takes another one" } else { "" };
+    let what = format!("timeline {timeline} of the log cannot be followed to {}: {}{hint}", wanted.time, chain(&error));
+    match error.cause() {
+        Cause::Stored => OrchestrateError::Damaged(what),
+        _ => OrchestrateError::Unfit(what),
+    }
+}
+
+/// What can be reached, for people: what of it cannot be read forbids no time that can.
+#[derive(Debug, Default)]
+pub struct Windows {
+    /// By timeline. Where a gap lies between two times, there are several of one.
+    pub found: Vec<Window>,
+    /// Timelines of which something cannot be read, and why.
+    pub unread: BTreeMap<u32, String>,
+}
+
+impl Windows {
+    /// What was read; nothing, and why, if it could not be. An interruption ends it all.
+    fn read<T>(&mut self, timeline: u32, read: Result<T, OrchestrateError>) -> Result<Option<T>, OrchestrateError> {
+        match read {
+            Err(error) if error.is_interrupted() => Err(error),
+            Err(error) => {
+                self.unread.insert(timeline, chain(&error));
+                Ok(None)
+            }
+            Ok(value) => Ok(Some(value)),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let found = |window: &Window| {
+            format!("timeline {} from {} to before {}", window.timeline, window.oldest, window.newest)
+        };
+        let unread = |(timeline, why): (&u32, &String)| {
+            format!("what else timeline {timeline} may reach is not known, since not all of it can be read: {why}")
+        };
+        self.found.iter().map(found).chain(self.unread.iter().map(unread)).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The times that can be reached on timelines.
+pub fn windows(bases: &[Base], log: &Log<'_>, timelines: &BTreeSet<u32>) -> Result<Windows, OrchestrateError> {
+    let mut windows = Windows::default();
     for timeline in timelines {
-        let birth = log.birth(*timeline)?;
+        let Some(birth) = windows.read(*timeline, log.birth(*timeline))? else { continue };
         let mut bases: Vec<&Base> =
             bases.iter().filter(|base| log.descends(*timeline, base.timeline, base.stop)).collect();
         bases.sort_by_key(|base| base.ended);
         for base in bases {
             let chain = log.chain(*timeline, base.start);
-            let Some(last) = log.last(&chain)? else { continue };
+            let Some(last) = windows.read(*timeline, log.last(&chain))?.flatten() else { continue };
             let (oldest, newest) = (birth.map_or(base.ended, |birth| birth.max(base.ended)), last.time);
-            match found.last_mut() {
+            match windows.found.last_mut() {
                 _ if oldest >= newest => {}
                 Some(before) if before.timeline == *timeline && before.newest >= newest => {}
                 Some(before) if before.timeline == *timeline && before.newest >= oldest => before.newest = newest,
-                _ => found.push(Window { timeline: *timeline, oldest, newest }),
+                _ => windows.found.push(Window { timeline: *timeline, oldest, newest }),
             }
         }
     }
-    Ok(found)
-}
-
-fn shown(windows: &[Window]) -> String {
-    let shown =
-        |window: &Window| format!("timeline {} from {} to before {}", window.timeline, window.oldest, window.newest);
-    windows.iter().map(shown).collect::<Vec<_>>().join("; ")
+    Ok(windows)
 }
 
 fn unreachable(bases: &[Base], log: &Log<'_>, time: Timestamp, wanted: Wanted) -> Result<AimError, OrchestrateError> {
     let timelines = timelines(log, wanted, bases);
     let windows = windows(bases, log, &timelines)?;
-    let mut missing = BTreeSet::new();
+    let (mut missing, mut partial) = (BTreeSet::new(), BTreeSet::new());
     for base in bases.iter().filter(|base| base.ended <= time) {
-        let on = timelines.iter().filter(|timeline| log.descends(**timeline, base.timeline, base.stop));
-        missing.extend(on.filter_map(|timeline| log.chain(*timeline, base.start).missing));
+        for timeline in timelines.iter().filter(|timeline| log.descends(**timeline, base.timeline, base.stop)) {
+            let chain = log.chain(*timeline, base.start);
+            partial.extend(log.partial(&chain));
+            missing.extend(chain.missing);
+        }
     }
     let gap = match missing.is_empty() {
         true => String::new(),
         false => format!(" ({} is missing)", Vec::from_iter(missing).join(", ")),
     };
-    let windows = match (windows.iter().map(|one| one.oldest).min(), windows.iter().map(|one| one.newest).max()) {
+    let found = &windows.found;
+    let mut reached = match (found.iter().map(|one| one.oldest).min(), found.iter().map(|one| one.newest).max()) {
         (Some(oldest), Some(newest)) => format!(
             "the oldest time that can be reached is {oldest}, the newest is just before {newest} ({})",
-            shown(&windows)
+            windows.shown()
         ),
-        _ => "no time can be reached: no log follows a base backup".to_owned(),
+        _ if windows.unread.is_empty() => "no time can be reached: no log follows a base backup".to_owned(),
+        _ => windows.shown(),
     };
-    Ok(AimError::Unreachable { time, gap, windows })
+    if !partial.is_empty() {
+        reached.push_str(&format!(
+            "; {} holds what a server had written last when another took over, and can be archived as a whole segment by hand: \
+             see \"Timelines\" in docs/restore.md",
+            Vec::from_iter(partial).join(", ")
+        ));
+    }
+    Ok(AimError::Unreachable { time, gap, windows: reached })
 }

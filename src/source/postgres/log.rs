@@ -45,11 +45,16 @@ pub fn without_header(position: u64, segment_size: u64) -> u64 {
     if position % PAGE == header as u64 { position - header as u64 } else { position }
 }
 
-/// Reads segments, one after another.
+/// Reads segments, one after another, each in pieces of any length. No more than a page is kept.
 #[derive(Debug)]
 pub struct LogReader {
     segment_size: u64,
-    /// The next byte.
+    /// Where the segment begins that is being pushed, and how much of it was.
+    segment: u64,
+    pushed: u64,
+    /// What was pushed of a page that is not whole.
+    rest: Vec<u8>,
+    /// The next byte that says something.
     at: u64,
     /// The record before, if it was seen.
     before: Option<u64>,
@@ -69,8 +74,9 @@ struct Record {
 impl LogReader {
     /// Begins at the segment with this number. What its first record was begun before it is passed over.
     pub fn new(number: u64, segment_size: u64) -> Self {
-        let at = number.saturating_mul(segment_size);
-        LogReader { segment_size, at, before: None, record: None, remaining: 0, ended: false }
+        let segment = number.saturating_mul(segment_size);
+        let (rest, at) = (Vec::new(), segment);
+        LogReader { segment_size, segment, pushed: 0, rest, at, before: None, record: None, remaining: 0, ended: false }
     }
 
     /// Where the log ended that was read, if it did.
@@ -78,25 +84,49 @@ impl LogReader {
         self.ended.then_some(self.at)
     }
 
-    /// Reads the next segment; the records in it that end transactions, in order. After the end there is nothing.
-    pub fn segment(&mut self, bytes: &[u8]) -> Vec<End> {
-        let mut found = Vec::new();
-        let (begin, first) = (self.at - self.at % self.segment_size, self.before.is_none() && self.record.is_none());
-        if bytes.len() as u64 != self.segment_size {
+    /// Reads on in the segment; `found` hears of the records that end transactions, in order. After the end there is nothing.
+    pub fn push(&mut self, mut bytes: &[u8], found: &mut dyn FnMut(End)) {
+        let mut address = self.segment.saturating_add(self.pushed - self.rest.len() as u64);
+        self.pushed = self.pushed.saturating_add(bytes.len() as u64);
+        // Nothing is behind the last position that there is, so that no sum of positions is too large.
+        if self.pushed > self.segment_size || self.segment.checked_add(self.segment_size).is_none() {
             self.ended = true;
         }
-        for (index, page) in bytes.chunks_exact(PAGE as usize).enumerate() {
-            let address = begin + index as u64 * PAGE;
-            // The rest of a segment that the server left early says nothing.
-            if self.ended || self.at > address {
-                break;
+        while !self.ended && !bytes.is_empty() {
+            let wanted = PAGE as usize - self.rest.len();
+            let (piece, others) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = others;
+            if piece.len() == PAGE as usize {
+                self.page(address, piece, found);
+            } else {
+                self.rest.extend_from_slice(piece);
+                if piece.len() < wanted {
+                    return;
+                }
+                let page = std::mem::take(&mut self.rest);
+                self.page(address, &page, found);
             }
-            self.page(address, page, first && index == 0, &mut found);
+            address += PAGE;
         }
-        found
     }
 
-    fn page(&mut self, address: u64, page: &[u8], first: bool, found: &mut Vec<End>) {
+    /// The segment was pushed to its end; whether it has the length that it must have. What was found in one that has not
+    /// says nothing.
+    pub fn close(&mut self) -> bool {
+        let is_whole = self.pushed == self.segment_size;
+        self.ended |= !is_whole;
+        self.segment = self.segment.saturating_add(self.segment_size);
+        self.pushed = 0;
+        self.rest.clear();
+        is_whole
+    }
+
+    fn page(&mut self, address: u64, page: &[u8], found: &mut dyn FnMut(End)) {
+        // The rest of a segment that the server left early says nothing.
+        if self.at > address {
+            return;
+        }
+        let first = address == self.segment && self.before.is_none() && self.record.is_none();
         let info = u16_at(page, 2).unwrap_or_default();
         let is_long = info & IS_LONG != 0;
         let header = if is_long { LONG } else { SHORT };
@@ -146,7 +176,7 @@ impl LogReader {
     }
 
     /// The record is whole.
-    fn finish(&mut self, found: &mut Vec<End>) {
+    fn finish(&mut self, found: &mut dyn FnMut(End)) {
         // The next one begins at a multiple of eight; at the end of a page this is the next page.
         self.at = self.at.next_multiple_of(8);
         let Some(Record { start, head }) = self.record.take() else { return };
@@ -161,7 +191,9 @@ impl LogReader {
             // Commit, abort, and both of a prepared transaction.
             OF_TRANSACTIONS if matches!(info & 0x70, 0x00 | 0x20 | 0x30 | 0x40) => {
                 let lsn = without_header(start, self.segment_size);
-                found.extend(ended_at(&head).map(|time| End { time, lsn }));
+                if let Some(time) = ended_at(&head) {
+                    found(End { time, lsn });
+                }
             }
             _ => {}
         }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn::format::ObjectId;
 use cairn::format::timeline::lsn;
+use cairn::format::wal::{SegmentName, WalName};
 use cairn::orchestrate::OrchestrateError;
-use cairn::orchestrate::platform::aim::log::{Log, name};
+use cairn::orchestrate::platform::aim::log::Log;
 use cairn::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim};
 use cairn::source::postgres::log::{LogReader, without_header};
 use jiff::Timestamp;
@@ -39,8 +40,12 @@ struct History {
     /// What each timeline began from, and when.
     forks: BTreeMap<u32, (Vec<(u32, u64)>, i64)>,
     bases: Vec<Base>,
-    archived: BTreeMap<String, (Timestamp, Vec<u8>)>,
+    archived: BTreeMap<WalName, (Timestamp, Vec<u8>)>,
     lost: u64,
+}
+
+fn name(timeline: u32, number: u64) -> WalName {
+    WalName::Segment(SegmentName::holding(timeline, number * SEGMENT, SEGMENT))
 }
 
 impl History {
@@ -92,7 +97,7 @@ impl History {
         act(&mut self.live[one]);
         for number in first..self.live[one].number() {
             let writer = &self.live[one];
-            let (name, bytes) = (name(writer.timeline, number, SEGMENT), writer.segments[&number].clone());
+            let (name, bytes) = (name(writer.timeline, number), writer.segments[&number].clone());
             if self.lost == 0 || self.below(self.lost) != 0 {
                 self.archived.insert(name, (time(self.now), bytes));
             }
@@ -142,7 +147,7 @@ impl History {
         forks.push((parent, at.lsn));
         let new = self.live[one].fork(timeline, at.lsn, at.before);
         let lines: String = forks.iter().map(|(of, at)| format!("{of}\t{}\tbefore\n", lsn(*at))).collect();
-        self.archived.insert(format!("{timeline:08X}.history"), (time(self.now), lines.into_bytes()));
+        self.archived.insert(WalName::History(timeline), (time(self.now), lines.into_bytes()));
         self.forks.insert(timeline, (forks, self.now));
         match self.below(2) {
             0 => self.live[one] = new,
@@ -168,7 +173,7 @@ impl History {
     fn is_archived(&self, timeline: u32, number: u64) -> bool {
         let writer = self.forks(timeline).into_iter().find(|(_, at)| number < at / SEGMENT);
         let writer = writer.map_or(timeline, |(of, _)| of);
-        self.archived.contains_key(&name(writer, number, SEGMENT))
+        self.archived.contains_key(&name(writer, number))
     }
 
     /// The newest base backup and the place where a recovery along a timeline ends, if it can.
@@ -195,9 +200,35 @@ impl History {
     }
 
     fn aim(&self, at: Timestamp, timeline: Option<u32>) -> Result<Aim, OrchestrateError> {
-        let fetch = |name: &str| Ok(self.archived[name].1.clone());
-        let files = self.archived.iter().map(|(name, (time, _))| (name.clone(), *time));
+        self.aim_without(&BTreeSet::new(), at, timeline)
+    }
+
+    /// The same where some files are damaged: that is noticed when all of one was read.
+    fn aim_without(
+        &self,
+        damaged: &BTreeSet<WalName>,
+        at: Timestamp,
+        timeline: Option<u32>,
+    ) -> Result<Aim, OrchestrateError> {
+        let fetch = |name: WalName, take: &mut dyn FnMut(&[u8])| {
+            self.archived[&name].1.chunks(100_000).for_each(take);
+            match damaged.contains(&name) {
+                true => Err(OrchestrateError::Damaged(format!("{name} is rotten"))),
+                false => Ok(()),
+            }
+        };
+        let files = self.archived.iter().map(|(name, (time, _))| (*name, *time));
         aim(&self.bases, &Log::new(SEGMENT, files, &fetch)?, Wanted { time: at, timeline, set: None })
+    }
+
+    /// Ends a transaction, fills the segment that it is in, and has it archived; when it ended.
+    fn filled(&mut self, one: usize) -> Timestamp {
+        self.now += 1_000_000;
+        self.end(one);
+        let ended = time(self.now);
+        self.now += 1_000_000;
+        self.write(one, Writer::switch);
+        ended
     }
 }
 
@@ -240,7 +271,7 @@ proptest! {
         flips in proptest::collection::vec((0usize..1 << 20, any::<u8>()), 0..40)
     ) {
         let mut bytes = some.iter().copied().cycle().take(SEGMENT as usize).collect::<Vec<u8>>();
-        drop(LogReader::new(1, SEGMENT).segment(&bytes));
+        LogReader::new(1, SEGMENT).push(&bytes, &mut |_| {});
         let mut writer = Writer::new();
         while writer.number() == 1 {
             writer.end(time(BEGIN), false);
@@ -251,8 +282,176 @@ proptest! {
             bytes[at] ^= byte;
         }
         let mut reader = LogReader::new(1, SEGMENT);
-        prop_assert!(reader.segment(&bytes).len() <= SEGMENT as usize / 24);
-        reader.segment(&bytes[..100]);
-        prop_assert!(reader.end().is_some());
+        let mut found = 0;
+        reader.push(&bytes, &mut |_| found += 1);
+        prop_assert!(found <= SEGMENT as usize / 24);
+        prop_assert!(reader.close());
+        reader.push(&bytes[..100], &mut |_| {});
+        prop_assert!(!reader.close() && reader.end().is_some());
     }
+
+    #[test]
+    fn pieces_of_any_length_say_what_the_whole_says(
+        seed in any::<u64>(), lengths in proptest::collection::vec(1usize..30_000, 1..40)
+    ) {
+        let history = History::new(seed, 200, 0);
+        let writer = &history.live[0];
+        let first = *writer.segments.first_key_value().unwrap().0;
+        let (mut whole, mut pieces) = (LogReader::new(first, SEGMENT), LogReader::new(first, SEGMENT));
+        let mut lengths = lengths.iter().copied().cycle();
+        for segment in writer.segments.values() {
+            let (mut expected, mut found) = (Vec::new(), Vec::new());
+            whole.push(segment, &mut |end| expected.push(end));
+            let mut rest = segment.as_slice();
+            while !rest.is_empty() {
+                let (piece, others) = rest.split_at(rest.len().min(lengths.next().unwrap_or(1)));
+                pieces.push(piece, &mut |end| found.push(end));
+                rest = others;
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert!(whole.close() && pieces.close());
+            prop_assert_eq!(whole.end(), pieces.end());
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_too_short_or_too_long_ends_the_log() {
+    let mut writer = Writer::new();
+    while writer.number() < 3 {
+        writer.end(time(BEGIN), false);
+        writer.record(10, 0, &[1; 20_000]);
+    }
+    let two = [writer.segments[&1].clone(), writer.segments[&2].clone()].concat();
+    for len in [0, 100, SEGMENT as usize - 8192, SEGMENT as usize + 1, 2 * SEGMENT as usize] {
+        let mut reader = LogReader::new(1, SEGMENT);
+        two[..len].chunks(5000).for_each(|piece| reader.push(piece, &mut |_| {}));
+        assert!(!reader.close() && reader.end().is_some(), "{len}");
+    }
+}
+
+/// Pages of the last segment that there can be: no sum of positions is too large.
+#[test]
+fn the_last_segment_of_all_is_read_to_some_end() {
+    let number = u64::MAX / SEGMENT;
+    let mut bytes = vec![0xff; SEGMENT as usize];
+    // One record that goes on to the last page of all.
+    let mut rest: u32 = 8152 + 126 * 8168 + 100;
+    for (index, page) in bytes.chunks_exact_mut(8192).enumerate() {
+        let address = number * SEGMENT + index as u64 * 8192;
+        page[..2].copy_from_slice(&0xD110u16.to_le_bytes());
+        page[2..4].copy_from_slice(&(if index == 0 { 3u16 } else { 1 }).to_le_bytes());
+        page[8..16].copy_from_slice(&address.to_le_bytes());
+        page[16..20].copy_from_slice(&rest.to_le_bytes());
+        rest = rest.saturating_sub(if index == 0 { 8152 } else { 8168 });
+    }
+    for number in [number, number - 1, u64::MAX] {
+        let mut reader = LogReader::new(number, SEGMENT);
+        for _ in 0..2 {
+            reader.push(&bytes, &mut |_| {});
+            reader.close();
+        }
+        assert!(reader.end().is_some());
+    }
+}
+
+/// What is rotten behind the time wanted forbids nothing, and what is rotten on the way is told with its timeline.
+#[test]
+fn damage_behind_the_time_forbids_nothing() {
+    let mut history = History::new(1, 0, 0);
+    let ends: Vec<Timestamp> = (0..4).map(|_| history.filled(0)).collect();
+    let segments: Vec<WalName> = history.archived.keys().copied().collect();
+    let newest = BTreeSet::from([segments[segments.len() - 1]]);
+    let good = history.aim(ends[0], None).unwrap();
+    let aim = history.aim_without(&newest, ends[0], None).unwrap();
+    assert_eq!((&aim.stop_lsn, aim.next_transaction), (&good.stop_lsn, ends[1]));
+    assert!(aim.window.oldest <= ends[0] && ends[0] < aim.window.newest, "{:?}", aim.window);
+    // The answer is the same as if the file were not read, and not one about it.
+    let late = time(history.now + 1);
+    let refused = history.aim_without(&newest, late, None).unwrap_err();
+    let OrchestrateError::Aim(AimError::Unreachable { windows, .. }) = refused else { panic!("{refused:?}") };
+    assert!(windows.contains("is rotten") && windows.contains("timeline 1"), "{windows}");
+    // In the segment in which the recovery would stop.
+    let stops = BTreeSet::from([segments[segments.len() - 3]]);
+    let refused = history.aim_without(&stops, ends[0], None).unwrap_err().to_string();
+    assert!(refused.contains("timeline 1") && refused.contains("--timeline N"), "{refused}");
+    let refused = history.aim_without(&stops, ends[0], Some(1)).unwrap_err().to_string();
+    assert!(refused.contains("is rotten") && !refused.contains("--timeline N"), "{refused}");
+}
+
+/// One timeline that cannot be read keeps nobody from naming another.
+#[test]
+fn another_timeline_can_be_named_where_one_is_damaged() {
+    let mut history = History::new(1, 0, 0);
+    history.filled(0);
+    let Known { lsn: at, before, .. } = history.ends[&1][0];
+    let forked = history.live[0].fork(2, at, before);
+    history.live.push(forked);
+    history.now += 1;
+    history.forks.insert(2, (vec![(1, at)], history.now));
+    let line = format!("1\t{}\tbefore\n", lsn(at));
+    history.archived.insert(WalName::History(2), (time(history.now), line.into_bytes()));
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        old.push(history.filled(0));
+        new.push(history.filled(1));
+    }
+    let aimed = |damaged: WalName, timeline| history.aim_without(&BTreeSet::from([damaged]), new[0], timeline);
+    let of = |timeline: u32| {
+        *history.archived.keys().filter(|name| name.segment().is_some_and(|of| of.timeline == timeline)).nth(1).unwrap()
+    };
+    let refused = aimed(of(2), None).unwrap_err().to_string();
+    assert!(refused.contains("timeline 2") && refused.contains("--timeline N"), "{refused}");
+    assert_eq!(aimed(of(2), Some(1)).unwrap().timeline, 1);
+}
+
+/// What the primary had written of its last segment is archived as a part of one, and not read by itself.
+#[test]
+fn the_rest_of_a_timeline_that_was_left_is_pointed_at() {
+    let mut history = History::new(1, 0, 0);
+    history.filled(0);
+    let at = history.filled(0);
+    history.now += 1_000_000;
+    history.end(0);
+    let plain = history.aim(at, None).unwrap_err().to_string();
+    assert!(plain.contains("does not reach") && !plain.contains(".partial"), "{plain}");
+    let number = history.live[0].number();
+    let partial = WalName::Partial(SegmentName::holding(1, number * SEGMENT, SEGMENT));
+    history.archived.insert(partial, (time(history.now), history.live[0].segments[&number].clone()));
+    for timeline in [None, Some(1)] {
+        let told = history.aim(at, timeline).unwrap_err().to_string();
+        assert!(told.contains(&partial.to_string()) && told.contains("docs/restore.md"), "{told}");
+    }
+    // As that says: archived as a whole.
+    history.archived.insert(name(1, number), history.archived[&partial].clone());
+    assert_eq!(history.aim(at, None).unwrap().timeline, 1);
+}
+
+/// The clock was an hour fast while the base backup was made, and was set back.
+#[test]
+fn a_stop_before_the_end_of_the_base_backup_is_none() {
+    let mut history = History::new(1, 0, 0);
+    let first = history.filled(0);
+    let hour = 3_600_000_000;
+    let mut start = 0;
+    history.write(0, |writer| start = writer.record(0, 0x10, &[1; 80]).0);
+    history.now += hour;
+    history.end(0);
+    history.now -= hour;
+    history.now += 1_000_000;
+    let stop = history.live[0].record(10, 0, &[2; 300]).0;
+    let older = history.bases[0].clone();
+    let set = ObjectId::of(b"fast");
+    history.bases.push(Base { set, start, stop, ended: time(history.now), time: time(history.now), ..older.clone() });
+    let ended = time(history.now);
+    history.filled(0);
+    history.filled(0);
+    // The recovery would stop at the transaction of the fast clock, before its base backup is one point in time. From the
+    // older one it does, too, and there it may.
+    let aim = history.aim(ended, None).unwrap();
+    assert_eq!((aim.set, aim.next_transaction > ended), (older.set, true));
+    assert!(first < aim.next_transaction);
+    history.bases.remove(0);
+    let refused = history.aim(ended, None).unwrap_err();
+    assert!(matches!(refused, OrchestrateError::Aim(AimError::Unreachable { .. })), "{refused:?}");
 }

@@ -1,17 +1,31 @@
 //! Which backup set is meant.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cairn::backend::Backend;
 use cairn::format::ObjectId;
 use cairn::format::record::DrillOutcome;
 use cairn::format::set::{BackupSet, BaseFacts, Component, Consistency, Facts, PostgresFacts, Status};
-use cairn::orchestrate::platform::aim::archived::choose_with_base;
+use cairn::format::timeline::lsn;
+use cairn::format::wal::{SegmentName, WalName};
+use cairn::orchestrate::OrchestrateError;
+use cairn::orchestrate::platform::aim::AimError;
+use cairn::orchestrate::platform::aim::archived::{choose_and_aim, choose_with_base};
 use cairn::orchestrate::platform::choose::{Choice, ChooseError, Flaw, Known, Point, Wish, choose};
 use cairn::progress::{Monitor, Notice, Silent};
+use cairn::repo::Repository;
 use cairn::repo::proven::{ComponentProof, Difference, SetProof};
 use cairn::repo::sets::SetInfo;
+use cairn::repo::wal::{Archive, WalFile};
 use jiff::Timestamp;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+
+use crate::support::log::{SEGMENT, Writer};
+use crate::support::memory::Memory;
+use crate::support::{init, open};
+use crate::wal::put;
 
 const FLAWLESS: [bool; 4] = [false; 4];
 
@@ -253,4 +267,66 @@ fn a_set_whose_base_backup_had_not_ended_by_the_time_is_passed_over() {
     // With no base backup at all it is for the aim to say so.
     assert_eq!(second(choose_with_base(&all[2..3], &wish(at(50), &[]), time(50), &Silent)), 30);
     assert!(choose_with_base(&all, &wish(at(9), &[]), time(9), &Silent).is_err());
+}
+
+/// Interrupted when it was asked so often.
+struct Patient(AtomicUsize);
+
+impl Monitor for Patient {
+    fn interrupted(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+}
+
+/// A repository with a base backup and the log that follows it, of a cluster whose transactions end at the seconds 2000,
+/// 2001 and so on, each in a segment of its own.
+fn archived() -> (Repository, Archive, Known, Writer) {
+    let memory = Memory::new();
+    init(memory.as_ref());
+    let backend: Arc<dyn Backend> = memory;
+    let repository = open(&backend);
+    let archive = Archive::of(&repository);
+    let mut writer = Writer::new();
+    let start = writer.record(0, 0x10, &[1; 80]).0;
+    let stop = writer.record(10, 0, &[2; 3000]).0;
+    for second in 2000..2006 {
+        writer.end(Timestamp::from_second(second).unwrap(), false);
+        writer.record(10, 0, &[3; 50_000]);
+        writer.switch();
+    }
+    for (number, content) in &writer.segments {
+        let name = SegmentName::holding(1, number * SEGMENT, SEGMENT);
+        put(&archive, &WalFile { system_id: 1, name: WalName::Segment(name) }, content).unwrap();
+    }
+    let mut known = with_base(1, 1000, 1001, FLAWLESS);
+    let Some(Facts::Postgres(facts)) = &mut known.info.set.components[0].facts else { panic!("no facts") };
+    let base = facts.base.as_mut().unwrap();
+    (base.start_lsn, base.stop_lsn, base.segment_bytes) = (lsn(start), lsn(stop), SEGMENT);
+    (repository, archive, known, writer)
+}
+
+#[test]
+fn a_time_is_aimed_at_in_the_log_that_a_repository_holds() {
+    let (repository, archive, known, writer) = archived();
+    let aimed = |second: i64, monitor: &dyn Monitor| {
+        let time = Timestamp::from_second(second).unwrap();
+        choose_and_aim(&repository, std::slice::from_ref(&known), &wish(at(second), &[]), (time, None), true, monitor)
+    };
+    let (_, aim) = aimed(2002, &Silent).unwrap();
+    assert_eq!((aim.next_transaction.as_second(), aim.segments), (2003, 4));
+    // Whatever is being read, an interruption is heard.
+    let asked = Patient(AtomicUsize::new(usize::MAX));
+    aimed(2002, &asked).unwrap();
+    let asked = usize::MAX - asked.0.into_inner();
+    assert!(asked >= 5, "{asked}");
+    for after in 0..asked {
+        let error = aimed(2002, &Patient(AtomicUsize::new(after))).unwrap_err();
+        assert!(error.is_interrupted(), "{after}: {error:?}");
+    }
+    // A segment of another length is none of this cluster's log, so nothing is missing before it.
+    let name = SegmentName::holding(1, (writer.number() + 1) * SEGMENT, SEGMENT);
+    put(&archive, &WalFile { system_id: 1, name: WalName::Segment(name) }, &vec![1; 2 * SEGMENT as usize]).unwrap();
+    let refused = aimed(2005, &Silent).unwrap_err();
+    let OrchestrateError::Aim(AimError::Unreachable { gap, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(gap, "");
 }

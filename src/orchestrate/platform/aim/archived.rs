@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::format::wal::WalName;
+use crate::format::wal::{WalHead, WalName};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::log::Log;
 use crate::orchestrate::platform::aim::{Aim, AimError, Base, Wanted, aim, cluster};
@@ -110,24 +110,44 @@ fn aimed(
         let subject = format!("{} {}", record.kind, record.id);
         monitor.notice(Notice { subject, message: record.message() });
     }
-    let fetch = |name: &str| read(&archive, number, name, monitor);
-    let of_cluster = catalog.files.into_iter().filter(|((of, _), _)| *of == number);
-    let files = of_cluster.map(|((_, name), head)| (name.to_string(), head.time));
+    let fetch =
+        |name, take: &mut dyn FnMut(&[u8])| pieces(&archive, WalFile { system_id: number, name }, monitor, take);
+    // Segments of another length are none of this cluster, as its base backups say.
+    let is_fit = |head: &WalHead| !head.name.is_log() || head.raw_len == segment_bytes;
+    let of_cluster = catalog.files.into_iter().filter(|((of, _), head)| *of == number && is_fit(head));
+    let files = of_cluster.map(|((_, name), head)| (name, head.time));
     aim(bases, &Log::new(segment_bytes, files, &fetch)?, wanted)
 }
 
-/// An archived file, whole.
-pub fn read(archive: &Archive, system_id: u64, name: &str, monitor: &dyn Monitor) -> Result<Vec<u8>, OrchestrateError> {
-    if monitor.interrupted() {
-        return Err(OrchestrateError::Interrupted);
-    }
-    let none = || OrchestrateError::Unfit(format!("{name} is not in the archive any more"));
-    let file = WalFile { system_id, name: WalName::parse(name).ok_or_else(none)? };
-    let mut content = Vec::new();
-    let keep = &mut |piece: &[u8]| {
-        content.extend_from_slice(piece);
-        Ok::<(), OrchestrateError>(())
+/// Reads an archived file piece by piece, and hears an interruption between two. Only when this returns is its content known
+/// to be right.
+fn pieces(
+    archive: &Archive,
+    file: WalFile,
+    monitor: &dyn Monitor,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<(), OrchestrateError> {
+    let piece = &mut |piece: &[u8]| match monitor.interrupted() {
+        true => Err(OrchestrateError::Interrupted),
+        false => {
+            take(piece);
+            Ok(())
+        }
     };
-    archive.fetch(&file, keep)?.ok_or_else(none)?;
+    let none = || OrchestrateError::Unfit(format!("{} is not in the archive any more", file.name));
+    archive.fetch(&file, piece)?.map(drop).ok_or_else(none)
+}
+
+/// The archived history of a timeline, as it is.
+pub fn history_file(
+    archive: &Archive,
+    system_id: u64,
+    timeline: u32,
+    monitor: &dyn Monitor,
+) -> Result<Vec<u8>, OrchestrateError> {
+    // Its length is bounded by what the head of such a file may say.
+    let mut content = Vec::new();
+    let file = WalFile { system_id, name: WalName::History(timeline) };
+    pieces(archive, file, monitor, &mut |piece| content.extend_from_slice(piece))?;
     Ok(content)
 }

@@ -5,28 +5,29 @@
 //! is not on the way.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::format::timeline::{Fork, history};
+use crate::format::timeline::{Fork, history, left, owner, writer};
+use crate::format::wal::{MAX_SEGMENT, MIN_SEGMENT, SegmentName, WalName};
 use crate::orchestrate::OrchestrateError;
 use crate::repo::chain;
 use crate::source::postgres::log::{End, LogReader};
 
 /// So many segments without the end of a transaction are looked through backwards; an idle server archives such ones.
 const MAX_IDLE: usize = 4096;
-const MIN_SEGMENT: u64 = 1 << 20;
-const MAX_SEGMENT: u64 = 1 << 30;
 
-/// Reads an archived file, whole and compared with its hash.
-pub type Fetch<'a> = dyn Fn(&str) -> Result<Vec<u8>, OrchestrateError> + 'a;
+/// Reads an archived file piece by piece. Only when this returns has it been compared with its hash.
+pub type Fetch<'a> = dyn Fn(WalName, &mut dyn FnMut(&[u8])) -> Result<(), OrchestrateError> + 'a;
 
 /// What is archived.
 pub struct Log<'a> {
     segment_bytes: u64,
     /// When each segment was archived, by timeline and number.
     segments: BTreeMap<(u32, u64), Timestamp>,
+    /// Segments of which a beginning is archived: what was written when their timeline was left.
+    partial: BTreeSet<(u32, u64)>,
     /// Of each timeline but the first: when its history was archived, and what it began from.
     histories: BTreeMap<u32, (Timestamp, Vec<Fork>)>,
     fetch: &'a Fetch<'a>,
@@ -66,10 +67,10 @@ impl Stop {
 }
 
 impl<'a> Log<'a> {
-    /// Takes what is archived, by name and time. Files that are neither segments nor histories say nothing here.
+    /// Takes what is archived, by name and time. Files that are no part of the log and no histories say nothing here.
     pub fn new(
         segment_bytes: u64,
-        files: impl IntoIterator<Item = (String, Timestamp)>,
+        files: impl IntoIterator<Item = (WalName, Timestamp)>,
         fetch: &'a Fetch<'a>,
     ) -> Result<Self, OrchestrateError> {
         if !segment_bytes.is_power_of_two() || !(MIN_SEGMENT..=MAX_SEGMENT).contains(&segment_bytes) {
@@ -77,24 +78,34 @@ impl<'a> Log<'a> {
                 "segments of its log have {segment_bytes} bytes, as none have"
             )));
         }
-        let (mut segments, mut histories) = (BTreeMap::new(), BTreeMap::new());
+        let (segments, partial, histories) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut log = Log { segment_bytes, segments, partial, histories, fetch, lasts: RefCell::default() };
+        let key = |of: SegmentName| Some((of.timeline, of.position(segment_bytes)? / segment_bytes));
         for (name, time) in files {
-            if let Some(key) = segment(&name, segment_bytes) {
-                segments.insert(key, time);
-            } else if let Some(timeline) = name.strip_suffix(".history").and_then(hex) {
-                let forks = match fetch(&name) {
-                    Err(error) if error.is_interrupted() => return Err(error),
-                    read => read.map_err(|error| chain(&error)),
-                };
-                let forks = forks.and_then(|content| history(timeline, &content).map_err(|error| error.to_string()));
-                // Without one, nothing of other timelines is on the way of this one; they can be followed all the same.
-                match forks {
-                    Ok(forks) => drop(histories.insert(timeline, (time, forks))),
-                    Err(why) => tracing::warn!("the archived {name} does not say what its timeline began from: {why}"),
-                }
+            match name {
+                WalName::Segment(of) => log.segments.extend(key(of).map(|key| (key, time))),
+                WalName::Partial(of) => log.partial.extend(key(of)),
+                WalName::History(timeline) => log.take_history(timeline, time)?,
+                WalName::Label(..) => {}
             }
         }
-        Ok(Log { segment_bytes, segments, histories, fetch, lasts: RefCell::default() })
+        Ok(log)
+    }
+
+    fn take_history(&mut self, timeline: u32, time: Timestamp) -> Result<(), OrchestrateError> {
+        let name = WalName::History(timeline);
+        let mut content = Vec::new();
+        let read = match (self.fetch)(name, &mut |piece| content.extend_from_slice(piece)) {
+            Err(error) if error.is_interrupted() => return Err(error),
+            read => read.map_err(|error| chain(&error)),
+        };
+        let forks = read.and_then(|()| history(timeline, &content).map_err(|error| error.to_string()));
+        // Without one, nothing of other timelines is on the way of this one; they can be followed all the same.
+        match forks {
+            Ok(forks) => drop(self.histories.insert(timeline, (time, forks))),
+            Err(why) => tracing::warn!("the archived {name} does not say what its timeline began from: {why}"),
+        }
+        Ok(())
     }
 
     /// The timelines of which something is archived.
@@ -108,7 +119,7 @@ impl<'a> Log<'a> {
 
     /// Whether a timeline has in it what another had written up to a position.
     pub fn descends(&self, timeline: u32, from: u32, position: u64) -> bool {
-        timeline == from || self.forks(timeline).iter().any(|fork| fork.parent == from && position <= fork.position)
+        timeline == from || left(self.forks(timeline), from).is_some_and(|left| position <= left)
     }
 
     fn forks(&self, timeline: u32) -> &[Fork] {
@@ -117,9 +128,13 @@ impl<'a> Log<'a> {
 
     /// The timeline of whose files the segment of a number is one, along a timeline.
     fn writer(&self, timeline: u32, number: u64) -> u32 {
-        // What a fork left has no more segments from the one on in which it was left.
-        let left = |fork: &&Fork| number < fork.position / self.segment_bytes;
-        self.forks(timeline).iter().find(left).map_or(timeline, |fork| fork.parent)
+        writer(self.forks(timeline), timeline, number, self.segment_bytes)
+    }
+
+    /// The file of the segment of a number, along a timeline.
+    fn file(&self, timeline: u32, number: u64) -> SegmentName {
+        let (of, size) = (self.writer(timeline, number), self.segment_bytes);
+        SegmentName::holding(of, number.saturating_mul(size), size)
     }
 
     fn archived(&self, timeline: u32, number: u64) -> Option<Timestamp> {
@@ -134,16 +149,27 @@ impl<'a> Log<'a> {
             end += 1;
         }
         let later = self.segments.keys().any(|(of, number)| *number > end && self.writer(timeline, *number) == *of);
-        let missing = later.then(|| name(self.writer(timeline, end), end, self.segment_bytes));
+        let missing = later.then(|| self.file(timeline, end).to_string());
         Chain { timeline, first, end, missing }
     }
 
     /// The file of the last segment that a recovery reads.
     pub fn last_file(&self, chain: &Chain, stop: &Stop) -> String {
-        name(self.writer(chain.timeline, stop.number), stop.number, self.segment_bytes)
+        self.file(chain.timeline, stop.number).to_string()
+    }
+
+    /// The file that has a beginning of the segment at which a chain ends, if that is archived.
+    pub fn partial(&self, chain: &Chain) -> Option<String> {
+        let key = (self.writer(chain.timeline, chain.end), chain.end);
+        let name = || WalName::Partial(self.file(chain.timeline, chain.end)).to_string();
+        self.partial.contains(&key).then(name)
     }
 
     /// Where a recovery to a time ends; `None` if the chain does not reach it.
+    ///
+    /// Reading begins late, by the times at which segments were archived. Where the server's clock or the archiver's was
+    /// wrong, or a commit's record is so long that it lies in three segments (of the smallest length), an earlier stop may be
+    /// passed over: then the recovery ends elsewhere than was aimed at, which is noticed when the two are compared.
     pub fn stop(&self, chain: &Chain, time: Timestamp) -> Result<Option<Stop>, OrchestrateError> {
         // A segment that was archived by then was written before.
         let is_later = |number: &u64| self.archived(chain.timeline, *number).is_some_and(|pushed| pushed > time);
@@ -152,22 +178,20 @@ impl<'a> Log<'a> {
         let from = from.saturating_sub(1).max(chain.first);
         let mut reader = LogReader::new(from, self.segment_bytes);
         for number in from..chain.end {
-            for end in reader.segment(&self.read(chain.timeline, number)?) {
-                if end.time > time {
-                    let timeline = self.owner(chain.timeline, end.lsn);
-                    return Ok(Some(Stop { next: end, timeline, number }));
-                }
+            let mut next: Option<End> = None;
+            let take = &mut |end: End| next = next.or((end.time > time).then_some(end));
+            if !self.read(chain.timeline, number, &mut reader, take)? {
+                return Ok(None);
+            }
+            if let Some(next) = next {
+                let timeline = owner(self.forks(chain.timeline), chain.timeline, next.lsn);
+                return Ok(Some(Stop { next, timeline, number }));
             }
             if reader.end().is_some() {
                 return Ok(None);
             }
         }
         Ok(None)
-    }
-
-    /// The timeline that wrote what lies at a position.
-    fn owner(&self, timeline: u32, position: u64) -> u32 {
-        self.forks(timeline).iter().find(|fork| position < fork.position).map_or(timeline, |fork| fork.parent)
     }
 
     /// The last transaction that a chain holds: times before it can be reached.
@@ -177,7 +201,7 @@ impl<'a> Log<'a> {
             let known = self.lasts.borrow().get(&key).copied();
             let last = match known {
                 Some(last) => last,
-                None => self.ends(chain.timeline, number)?.last().copied(),
+                None => self.pick(chain.timeline, number, &|_, end| Some(end))?,
             };
             self.lasts.borrow_mut().insert(key, last);
             if last.is_some() {
@@ -192,43 +216,37 @@ impl<'a> Log<'a> {
         let Some((pushed, forks)) = self.histories.get(&timeline) else { return Ok(None) };
         let Some(left) = forks.last().map(|fork| fork.position) else { return Ok(Some(*pushed)) };
         let number = left / self.segment_bytes;
-        let ends = match self.segments.contains_key(&(timeline, number)) {
-            true => self.ends(timeline, number)?,
-            false => Vec::new(),
+        let first = match self.segments.contains_key(&(timeline, number)) {
+            true => self.pick(timeline, number, &|first, end| first.or((end.lsn >= left).then_some(end)))?,
+            false => None,
         };
         // The history is archived when the timeline begins, or a little later.
-        let first = ends.iter().find(|end| end.lsn >= left).map(|end| end.time);
-        Ok(Some(first.map_or(*pushed, |first| first.min(*pushed))))
+        Ok(Some(first.map_or(*pushed, |first| first.time.min(*pushed))))
     }
 
-    /// The ends of transactions in one segment, read by itself.
-    fn ends(&self, timeline: u32, number: u64) -> Result<Vec<End>, OrchestrateError> {
-        Ok(LogReader::new(number, self.segment_bytes).segment(&self.read(timeline, number)?))
+    /// One of the ends of transactions in one segment, read by itself: `choose` is given the one so far, and the next.
+    fn pick(
+        &self,
+        timeline: u32,
+        number: u64,
+        choose: &dyn Fn(Option<End>, End) -> Option<End>,
+    ) -> Result<Option<End>, OrchestrateError> {
+        let mut picked = None;
+        let mut reader = LogReader::new(number, self.segment_bytes);
+        let is_whole = self.read(timeline, number, &mut reader, &mut |end| picked = choose(picked, end))?;
+        Ok(picked.filter(|_| is_whole))
     }
 
-    fn read(&self, timeline: u32, number: u64) -> Result<Vec<u8>, OrchestrateError> {
-        (self.fetch)(&name(self.writer(timeline, number), number, self.segment_bytes))
+    /// Reads a segment; whether it has the length of one. What is found counts only when this has returned.
+    fn read(
+        &self,
+        timeline: u32,
+        number: u64,
+        reader: &mut LogReader,
+        found: &mut dyn FnMut(End),
+    ) -> Result<bool, OrchestrateError> {
+        let name = WalName::Segment(self.file(timeline, number));
+        (self.fetch)(name, &mut |bytes| reader.push(bytes, found))?;
+        Ok(reader.close())
     }
-}
-
-/// The name of a segment.
-pub fn name(timeline: u32, number: u64, segment_bytes: u64) -> String {
-    let each = (1 << 32) / segment_bytes;
-    format!("{timeline:08X}{:08X}{:08X}", number / each, number % each)
-}
-
-/// The timeline and the number that a name stands for.
-fn segment(name: &str, segment_bytes: u64) -> Option<(u32, u64)> {
-    if name.len() != 24 || !name.is_ascii() {
-        return None;
-    }
-    let each = (1 << 32) / segment_bytes;
-    let (timeline, log, within) = (hex(&name[..8])?, hex(&name[8..16])?, hex(&name[16..])?);
-    (u64::from(within) < each).then(|| (timeline, u64::from(log) * each + u64::from(within)))
-}
-
-/// Eight digits, as names of the log have them.
-fn hex(text: &str) -> Option<u32> {
-    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
-    (text.len() == 8 && text.bytes().all(is_digit)).then(|| u32::from_str_radix(text, 16).ok())?
 }

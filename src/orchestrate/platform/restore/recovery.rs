@@ -14,7 +14,7 @@ use crate::format::timeline::{lsn, position};
 use crate::format::wal::WalName;
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::platform::aim::Aim;
-use crate::orchestrate::platform::aim::archived::read;
+use crate::orchestrate::platform::aim::archived::history_file;
 use crate::orchestrate::platform::executor::Notes;
 use crate::orchestrate::platform::plan::PlannedStep;
 use crate::orchestrate::platform::profile::Component;
@@ -33,6 +33,9 @@ use crate::source::postgres::{Method, PostgresSettings, facts};
 const REPLAY: &str = "replay-postgres";
 const COMPARE: &str = "compare-postgres";
 const SETTLE: &str = "settle-postgres";
+/// Stands for a history that cannot be read. The server only looks whether there is one, and then takes another number.
+const UNREADABLE: &[u8] =
+    b"# The archived history of this timeline is damaged. This keeps its number from being taken again.\n";
 
 /// Where PostgreSQL goes after its base backup.
 #[derive(Clone, Debug)]
@@ -103,9 +106,18 @@ pub fn stage_as_captured(
     }
     let mut histories = Vec::new();
     for ((system_id, name), _) in catalog.files {
-        if system_id.to_string() == facts.system_id && matches!(name, WalName::History(_)) {
-            histories.push((name.to_string(), read(&archive, system_id, &name.to_string(), notes)?));
+        let WalName::History(timeline) = name else { continue };
+        if system_id.to_string() != facts.system_id {
+            continue;
         }
+        let content = match history_file(&archive, system_id, timeline, notes) {
+            Err(OrchestrateError::Repo(error)) if error.is_damage() => {
+                notes.tell("postgres", format!("{}; nothing of it is needed here", chain(&error)));
+                UNREADABLE.to_vec()
+            }
+            content => content?,
+        };
+        histories.push((name.to_string(), content));
     }
     put_histories(settings, data, &histories)?;
     let target = Target { until: Until::Consistent, timeline: None, command: NOTHING.to_owned() };
@@ -179,7 +191,9 @@ fn compared(
 /// How the end of a recovery differs from what was aimed at.
 fn differs(aim: &Aim, found: &Recovered) -> Option<String> {
     let Recovered { system_id, timeline, parent, position: at, last } = found;
-    let meant = position(&aim.stop_lsn)?;
+    let Some(meant) = position(&aim.stop_lsn) else {
+        return Some(format!("{:?} is no position, so nothing can be compared", aim.stop_lsn));
+    };
     if *system_id != aim.system_id {
         return Some(format!("the cluster is {system_id}, and {} was meant", aim.system_id));
     }
@@ -191,4 +205,46 @@ fn differs(aim: &Aim, found: &Recovered) -> Option<String> {
         return Some(format!("the recovery ended at {at}, and {} is at {meant}: the target was not reached", aim.time));
     }
     last.filter(|last| *last > aim.time).map(|last| format!("a transaction of {last} was replayed, after {}", aim.time))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::differs;
+    use crate::format::ObjectId;
+    use crate::orchestrate::platform::aim::{Aim, Window};
+    use crate::source::postgres::recovery::Recovered;
+
+    #[test]
+    fn a_recovery_that_ended_elsewhere_differs() {
+        let (time, later) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+        let aim = |stop_lsn: &str| Aim {
+            time,
+            set: ObjectId::ZERO,
+            system_id: "1".to_owned(),
+            base_ended: time,
+            base_timeline: 1,
+            timeline: 1,
+            segments: 1,
+            bytes: 1 << 20,
+            segment_bytes: 1 << 20,
+            last_segment: String::new(),
+            stop_lsn: stop_lsn.to_owned(),
+            next_transaction: later,
+            window: Window { timeline: 1, oldest: time, newest: later },
+        };
+        let good = Recovered { system_id: "1".to_owned(), timeline: 2, parent: 1, position: 0x30_0100, last: None };
+        assert_eq!(differs(&aim("0/300100"), &good), None);
+        for other in [
+            Recovered { system_id: "2".to_owned(), ..good.clone() },
+            Recovered { parent: 3, timeline: 4, ..good.clone() },
+            Recovered { timeline: 1, ..good.clone() },
+            Recovered { position: 0x30_0108, ..good.clone() },
+            Recovered { last: Some(later), ..good.clone() },
+        ] {
+            assert!(differs(&aim("0/300100"), &other).is_some(), "{other:?}");
+        }
+        assert!(differs(&aim("nowhere"), &good).is_some(), "nothing was aimed at, so nothing was reached");
+    }
 }
