@@ -25,11 +25,12 @@ use crate::format::Kind;
 use crate::format::timeline::{Fork, history};
 use crate::format::wal::{WalHead, WalName};
 use crate::orchestrate::OrchestrateError;
+use crate::orchestrate::wal::gap::Server;
 use crate::progress::Monitor;
 use crate::repo::RepoError;
 use crate::repo::wal::{Archive, Archived, SealedWal, WalFile};
 use crate::source::SourceError;
-use crate::source::postgres::{Spool, WalSource, WalTarget, system_id, waiting};
+use crate::source::postgres::{Spool, WalSource, WalTarget, is_standby, system_id, waiting};
 
 /// Files that are archived besides the one that was asked for, at most.
 const BESIDE: usize = 16;
@@ -167,6 +168,8 @@ pub struct Fetch {
     pub into: PathBuf,
     /// Where segments may lie that were fetched before.
     pub spool: Option<Spool>,
+    /// What it is.
+    pub server: Server,
 }
 
 /// What the server gets.
@@ -182,7 +185,7 @@ pub enum Fetched {
 pub fn fetch(archive: &Archive, fetch: &Fetch, monitor: &dyn Monitor) -> Result<Fetched, OrchestrateError> {
     let head = match archive.head(&fetch.file)? {
         Some(head) => head,
-        None => match gap::beyond(archive, &fetch.file, monitor)? {
+        None => match gap::beyond(archive, &fetch.file, fetch.server, monitor)? {
             Some(proof) => awaited(archive, &fetch.file, &proof, monitor)?,
             None => {
                 if let Some(spool) = &fetch.spool {
@@ -266,4 +269,9 @@ pub fn history_of(archive: &Archive, system_id: u64, timeline: u32) -> Result<Op
 /// The identifier of the cluster in a data directory.
 pub fn cluster(data: &Path) -> Result<u64, SourceError> {
     system_id(data)
+}
+
+/// What the server of a data directory is, as that says.
+pub fn server(data: &Path) -> Result<Server, SourceError> {
+    Ok(if is_standby(data)? { Server::StandsBy } else { Server::Recovers })
 }

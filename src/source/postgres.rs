@@ -18,7 +18,7 @@
 //! | make a cluster for a restore | [`copy_cluster()`] of an empty one, or [`new_cluster()`]; [`wait_until_recovered()`] |
 //! | ask how its archiving goes | [`archiver()`] |
 //! | archive its log | [`system_id()`], [`WalSource`]; [`waiting()`] for what is next |
-//! | give it log that it asks for | [`WalTarget`] |
+//! | give it log that it asks for | [`WalTarget`]; [`is_standby()`] for what it does where there is no more |
 //! | have a server for a while, beside the one that works | [`ScratchCluster`], if the programs are there: [`fits()`] |
 //! | put SQL back | [`contents()`] of the target must be nothing, then [`restore_dump()`] |
 //!
@@ -58,4 +58,4 @@ pub use settings::{ArchiveSettings, Method, PostgresSettings};
 pub use spool::Spool;
 pub use table::Table;
 pub use tools::{Tool, tools};
-pub use wal::{PageHeader, WalSource, WalTarget, system_id, waiting};
+pub use wal::{PageHeader, WalSource, WalTarget, is_standby, system_id, waiting};

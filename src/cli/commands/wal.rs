@@ -17,6 +17,7 @@ use crate::cli::render::{bytes, time};
 use crate::cli::settings;
 use crate::format::wal::WalName;
 use crate::orchestrate::wal::ahead;
+use crate::orchestrate::wal::gap::Server;
 use crate::orchestrate::wal::status::{self, ClusterStatus};
 use crate::orchestrate::wal::{self, Fetch, Fetched, Push};
 use crate::progress::Notice;
@@ -58,12 +59,12 @@ fn fetch(global: &Global, args: FetchArgs, context: &Context<'_>) -> Result<Exit
     let name = WalName::parse(&args.name)
         .ok_or_else(|| Usage(format!("{:?} is no file of PostgreSQL's log: give %f in restore_command", args.name)))?;
     let archive = archive(global, context)?;
-    let system_id = match args.system_id {
-        Some(id) => id,
-        None => wal::cluster(&args.pgdata)?,
+    let (system_id, server) = match args.system_id {
+        Some(id) => (id, Server::Recovers),
+        None => (wal::cluster(&args.pgdata)?, wal::server(&args.pgdata)?),
     };
     let spool = if args.no_ahead { None } else { spool(global, system_id) };
-    let fetch = Fetch { file: WalFile { system_id, name }, into: args.dest, spool };
+    let fetch = Fetch { file: WalFile { system_id, name }, into: args.dest, spool, server };
     let fetched = wal::fetch(&archive, &fetch, context.monitor)?;
     if let (Fetched::Whole, WalName::Segment(_), Some(spool)) = (fetched, name, &fetch.spool)
         && ahead::is_due(spool)

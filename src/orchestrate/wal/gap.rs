@@ -2,7 +2,11 @@
 //!
 //! Invariant: a missing segment counts as the end only if nothing proves that it was written: no later segment of its
 //! timeline, however far behind, and no timeline that began from its own behind it. Objects are named by hashes, which do
-//! not tell what they hold, so the head of every one is read where cheaper questions did not settle it.
+//! not tell what they hold, so where cheaper questions did not settle it, the head of every one is read but of those that
+//! must be segments before.
+//!
+//! The race: when a standby takes over, it archives the history of its timeline while the old server may still archive what
+//! it wrote before. Another standby that asks for that is to come back: it waits at the end of the log, and opens nothing.
 //!
 //! Servers before version 13 ask for a segment on the newest timeline first, also where that had not begun yet. There it was
 //! never written, whatever follows: the server asks for the one of the older timeline next.
@@ -10,7 +14,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::format::ObjectId;
-use crate::format::timeline::{Fork, left};
+use crate::format::timeline::{Fork, left, writer};
 use crate::format::wal::{SegmentName, WalName};
 use crate::orchestrate::OrchestrateError;
 use crate::orchestrate::wal::history_of;
@@ -22,6 +26,15 @@ use crate::repo::{RepoError, chain};
 const NAMED: usize = 1 << 16;
 /// So many older timelines are asked for the segment: an answer only spares work.
 const OLDER: usize = 16;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// It opens its database where the log ends.
+    Recovers,
+    /// It waits there for more.
+    StandsBy,
+}
 
 /// What there is of a cluster besides a segment that is missing.
 #[derive(Default)]
@@ -40,6 +53,7 @@ struct Beside {
 pub fn beyond(
     archive: &Archive,
     missing: &WalFile,
+    server: Server,
     monitor: &dyn Monitor,
 ) -> Result<Option<WalName>, OrchestrateError> {
     let WalFile { system_id, name: WalName::Segment(segment) } = *missing else { return Ok(None) };
@@ -51,7 +65,12 @@ pub fn beyond(
         return Ok(None);
     }
     if beside.later.is_none() {
-        beside = survey(archive, system_id, segment, monitor)?;
+        let mut objects = archive.objects()?;
+        if let Some(size) = beside.size {
+            let before = before(archive, system_id, segment, (&began, size), objects.len());
+            objects.retain(|(id, _)| !before.contains(id));
+        }
+        survey(archive, &objects, (system_id, segment), &mut beside, monitor)?;
     }
     // Without any segment of this cluster nobody knows how long one is.
     let Some(size) = beside.size.filter(|size| had_begun(*size)) else { return Ok(None) };
@@ -63,6 +82,7 @@ pub fn beyond(
     let later = beside.later.map(WalName::Segment);
     match later.or_else(|| if beside.damaged.is_empty() { None } else { hidden() }) {
         Some(later) => Ok(Some(later)),
+        None if server == Server::StandsBy => Ok(None),
         None => younger(archive, system_id, segment, size, &beside.newer),
     }
 }
@@ -93,18 +113,42 @@ fn nearby(archive: &Archive, system_id: u64, segment: SegmentName, began: &[Fork
             return Ok(Beside { size: Some(size), ..Beside::default() });
         }
     }
-    Ok(Beside::default())
+    let low = segment.low.checked_sub(1).map(|low| SegmentName { low, ..segment });
+    let size = match low.map(|before| archive.head(&WalFile { system_id, name: WalName::Segment(before) })) {
+        Some(Ok(head)) => head.map(|head| head.raw_len),
+        // It is nothing that this server asks for now.
+        Some(Err(error)) if error.is_damage() => None,
+        Some(Err(error)) => return Err(error.into()),
+        None => None,
+    };
+    Ok(Beside { size, ..Beside::default() })
 }
 
-/// Reads the head of every object.
-fn survey(
+/// The objects of at most so many segments that come before one, on the way to its timeline.
+fn before(
     archive: &Archive,
     system_id: u64,
     segment: SegmentName,
+    (began, size): (&[Fork], u64),
+    most: usize,
+) -> HashSet<ObjectId> {
+    let number = segment.position(size).unwrap_or_default() / size;
+    let names = (0..number).rev().take(most).map(|number| {
+        let timeline = writer(began, segment.timeline, number, size);
+        WalName::Segment(SegmentName::holding(timeline, number * size, size))
+    });
+    names.map(|name| archive.id(&WalFile { system_id, name })).collect()
+}
+
+/// Reads the heads of objects.
+fn survey(
+    archive: &Archive,
+    objects: &[(ObjectId, u64)],
+    (system_id, segment): (u64, SegmentName),
+    beside: &mut Beside,
     monitor: &dyn Monitor,
-) -> Result<Beside, OrchestrateError> {
-    let mut beside = Beside::default();
-    archive.survey(&mut |found| {
+) -> Result<(), OrchestrateError> {
+    archive.survey(objects, &mut |found| {
         if monitor.interrupted() {
             return Err(RepoError::Interrupted);
         }
@@ -132,7 +176,7 @@ fn survey(
         }
         Ok(())
     })?;
-    Ok(beside)
+    Ok(())
 }
 
 /// The history of a timeline that began from this one behind the segment.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::backend::list_all;
 use crate::format::wal::{SegmentName, WalHead, WalName};
-use crate::format::{FormatError, Kind};
+use crate::format::{FormatError, Kind, ObjectId};
 use crate::repo::error::RepoError;
 use crate::repo::records::DamagedRecord;
 use crate::repo::wal::{Archive, WalFile};
@@ -19,13 +19,19 @@ pub struct Catalog {
 }
 
 impl Archive {
-    /// Shows the head of every object, or what is wrong with it, in no order that means anything. One that vanishes meanwhile
-    /// is left out. Only one head is in memory at once.
+    /// Every object with its length.
+    pub fn objects(&self) -> Result<Vec<(ObjectId, u64)>, RepoError> {
+        Ok(list_all(self.backend.as_ref(), Kind::Wal)?)
+    }
+
+    /// Shows the heads of objects, or what is wrong with them. One that vanishes meanwhile is left out. Only one head is in
+    /// memory at once.
     pub fn survey(
         &self,
+        objects: &[(ObjectId, u64)],
         visit: &mut dyn FnMut(Result<WalHead, DamagedRecord>) -> Result<(), RepoError>,
     ) -> Result<(), RepoError> {
-        for (id, len) in list_all(self.backend.as_ref(), Kind::Wal)? {
+        for (id, len) in objects.iter().copied() {
             let error = match self.open_object(&id) {
                 Ok((head, _)) if head.stored_len() == len => {
                     visit(Ok(head))?;
@@ -43,7 +49,7 @@ impl Archive {
     /// Reads the head of every object.
     pub fn catalog(&self) -> Result<Catalog, RepoError> {
         let mut catalog = Catalog::default();
-        self.survey(&mut |found| {
+        self.survey(&self.objects()?, &mut |found| {
             match found {
                 Ok(head) => drop(catalog.files.insert((head.system_id, head.name), head)),
                 Err(damaged) => catalog.damaged.push(damaged),

@@ -5,14 +5,14 @@
 //! appears under its name whole and durable, or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
-use super::files::unfit;
+use super::files::{open_plain, unfit};
 use crate::format::wal::WalName;
 use crate::source::SourceError;
 
@@ -26,6 +26,8 @@ const HEADER: usize = 40;
 const MAGIC: u8 = 0xD0;
 /// Versions of the control file that are known to begin with the cluster's identifier: those of PostgreSQL 9.4 to 99.
 const CONTROL_VERSIONS: std::ops::Range<u32> = 900..10_000;
+/// A file of settings is read so far.
+const MAX_SETTINGS: u64 = 1 << 20;
 /// Files of a directory that are looked at.
 const MAX_LISTED: usize = 1 << 20;
 
@@ -44,6 +46,28 @@ pub fn system_id(data: &Path) -> Result<u64, SourceError> {
         return Err(unfit(&path, format!("it is no control file of PostgreSQL (version {version})")));
     }
     Ok(id)
+}
+
+/// Whether a data directory is a standby's: its server waits at the end of the log. Before version 12 a file of settings says so.
+pub fn is_standby(data: &Path) -> Result<bool, SourceError> {
+    let signal = data.join("standby.signal");
+    if signal.try_exists().map_err(SourceError::when("look at", &signal))? {
+        return Ok(true);
+    }
+    let path = data.join("recovery.conf");
+    let file = match open_plain(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        file => file.map_err(SourceError::when("open", &path))?,
+    };
+    let mut text = String::new();
+    file.take(MAX_SETTINGS).read_to_string(&mut text).map_err(SourceError::when("read", &path))?;
+    let value = |line: &str| {
+        let value =
+            line.trim().strip_prefix("standby_mode")?.trim_start().trim_start_matches('=').trim().to_lowercase();
+        let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'').to_owned();
+        Some(matches!(value.as_str(), "on" | "true" | "yes" | "1"))
+    };
+    Ok(text.lines().filter_map(value).next_back().unwrap_or_default())
 }
 
 /// A little-endian number. The server writes in the order of its machine, and this program reads on the same one.

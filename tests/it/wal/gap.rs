@@ -7,7 +7,7 @@ use cairn::format::timeline::lsn;
 use cairn::format::wal::WalName;
 use cairn::format::{Kind, ObjectId};
 use cairn::orchestrate::OrchestrateError;
-use cairn::orchestrate::wal::gap::beyond;
+use cairn::orchestrate::wal::gap::{Server, beyond};
 use cairn::orchestrate::wal::{self, Fetch, Fetched};
 use cairn::progress::Silent;
 use cairn::repo::wal::{Archive, WalFile};
@@ -25,7 +25,7 @@ fn missing(timeline: u32, number: u64) -> WalFile {
 
 /// What proves that a segment was written.
 fn proof(archive: &Archive, timeline: u32, number: u64) -> Option<String> {
-    beyond(archive, &missing(timeline, number), &Silent).unwrap().map(|name| name.to_string())
+    beyond(archive, &missing(timeline, number), Server::Recovers, &Silent).unwrap().map(|name| name.to_string())
 }
 
 fn name(timeline: u32, number: u64) -> Option<String> {
@@ -53,7 +53,11 @@ fn a_gap_is_no_end_however_long_it_is() {
     put(&archive, &other, &segment(CLUSTER + 1, numbered(1, 9_003), SIZE, 1)).unwrap();
     assert_eq!(proof(&archive, 1, 9_002), None);
     for name in [WalName::History(1), WalName::Partial(numbered(1, 3)), WalName::Label(numbered(1, 3), 40)] {
-        assert_eq!(beyond(&archive, &WalFile { system_id: CLUSTER, name }, &Silent).unwrap(), None, "{name}");
+        assert_eq!(
+            beyond(&archive, &WalFile { system_id: CLUSTER, name }, Server::Recovers, &Silent).unwrap(),
+            None,
+            "{name}"
+        );
     }
 }
 
@@ -89,6 +93,33 @@ fn a_timeline_that_began_behind_a_segment_proves_it() {
     assert_eq!((proof(&archive, 2, 8), proof(&archive, 3, 9)), (None, None));
 }
 
+/// The old server may still be archiving what it wrote before another took over.
+#[test]
+fn a_standby_waits_for_what_only_a_history_proves() {
+    let (_, _, archive) = made();
+    log(&archive, 1, 1..=3);
+    left(&archive, 2, &[(1, 6)]);
+    let asked = |number| beyond(&archive, &missing(1, number), Server::StandsBy, &Silent).unwrap();
+    assert_eq!((asked(4), asked(5)), (None, None));
+    log(&archive, 1, [6]);
+    assert_eq!(asked(4), Some(missing(1, 6).name));
+    let data = tempfile::tempdir().unwrap();
+    assert_eq!(wal::server(data.path()).unwrap(), Server::Recovers);
+    for (settings, server) in [
+        ("restore_command = 'cp standby_mode'\n", Server::Recovers),
+        ("#standby_mode = on\n", Server::Recovers),
+        ("standby_mode = 'on' # for now\nprimary_conninfo = ''\n", Server::StandsBy),
+        ("standby_mode=ON\n", Server::StandsBy),
+        ("standby_mode = on\nstandby_mode = off\n", Server::Recovers),
+    ] {
+        std::fs::write(data.path().join("recovery.conf"), settings).unwrap();
+        assert_eq!(wal::server(data.path()).unwrap(), server, "{settings}");
+    }
+    std::fs::remove_file(data.path().join("recovery.conf")).unwrap();
+    std::fs::write(data.path().join("standby.signal"), "").unwrap();
+    assert_eq!(wal::server(data.path()).unwrap(), Server::StandsBy);
+}
+
 #[test]
 fn without_its_history_a_timeline_counts_as_begun() {
     let (_, _, archive) = made();
@@ -96,7 +127,7 @@ fn without_its_history_a_timeline_counts_as_begun() {
     log(&archive, 2, [7]);
     assert_eq!((proof(&archive, 2, 6), proof(&archive, 2, 3)), (name(2, 7), name(2, 7)));
     history(&archive, 2, "no line\n");
-    assert!(beyond(&archive, &missing(2, 3), &Silent).is_err(), "a malformed one is no end");
+    assert!(beyond(&archive, &missing(2, 3), Server::Recovers, &Silent).is_err(), "a malformed one is no end");
 }
 
 /// The object of a file.
@@ -119,7 +150,10 @@ fn a_damaged_object_counts_only_where_it_comes_after() {
         assert_eq!(proof(&archive, 1, 3), name(1, 5), "{number} is damaged");
         assert_eq!(proof(&archive, 1, 6), None, "{number} is damaged");
         if number == 5 {
-            assert!(beyond(&archive, &missing(1, 4), &Silent).is_err(), "the very next one is damaged");
+            assert!(
+                beyond(&archive, &missing(1, 4), Server::Recovers, &Silent).is_err(),
+                "the very next one is damaged"
+            );
         }
         memory.overwrite(key.0, &key.1, &good);
     }
@@ -129,6 +163,8 @@ fn a_damaged_object_counts_only_where_it_comes_after() {
 fn storage_that_fails_is_no_end() {
     let (_, backend, archive) = made();
     log(&archive, 1, [1, 2]);
+    let other = WalFile { system_id: CLUSTER + 1, name: WalName::Segment(numbered(1, 1)) };
+    put(&archive, &other, &segment(CLUSTER + 1, numbered(1, 1), SIZE, 1)).unwrap();
     let faulty = Faulty::new(backend);
     let failing: Arc<dyn Backend> = faulty.clone();
     let archive = Archive::open(failing, &credential()).unwrap();
@@ -136,11 +172,11 @@ fn storage_that_fails_is_no_end() {
     let before = faulty.calls(Operation::Read);
     assert_eq!(proof(&archive, 1, 3), None);
     let reads = faulty.calls(Operation::Read) - before;
-    assert!(reads > 2, "{reads}");
+    assert!(reads > 4, "{reads}");
     let all = (0..reads).map(|call| Rule::on(Operation::Read, Fault::Error).kind(Kind::Wal).after(call));
     for rule in all.chain([Rule::on(Operation::List, Fault::Error).kind(Kind::Wal)]) {
         faulty.add(rule);
-        let found: Result<_, OrchestrateError> = beyond(&archive, &missing(1, 3), &Silent);
+        let found: Result<_, OrchestrateError> = beyond(&archive, &missing(1, 3), Server::Recovers, &Silent);
         assert!(found.is_err(), "{rule:?}: {found:?}");
         faulty.heal();
     }
@@ -162,8 +198,13 @@ fn what_the_server_asks_for_in_passing_is_answered_without_a_list() {
         assert_eq!(proof(&archive, timeline, number), None);
     }
     assert_eq!(faulty.calls(Operation::List), before);
+    let read = faulty.calls(Operation::Read);
     assert_eq!(proof(&archive, 2, 8), Some(WalName::History(3).to_string()));
     assert_eq!(faulty.calls(Operation::List), before + 1);
+    // Its history and the other (two each), four segments that might be near, and of the heads of ten objects those of both
+    // histories and of what timeline 1 wrote too much.
+    let read = faulty.calls(Operation::Read) - read;
+    assert!(read <= 11, "{read} heads were read: what comes before is known by its name");
 }
 
 #[test]
@@ -171,7 +212,8 @@ fn a_file_that_vanishes_while_it_is_fetched_is_no_end() {
     let (_, backend, archive) = made();
     log(&archive, 1, [1]);
     let directory = tempfile::tempdir().unwrap();
-    let fetch = Fetch { file: missing(1, 1), into: directory.path().join("got"), spool: None };
+    let into = directory.path().join("got");
+    let fetch = Fetch { file: missing(1, 1), into, spool: None, server: Server::Recovers };
     let faulty = Faulty::new(backend);
     let failing: Arc<dyn Backend> = faulty.clone();
     let archive = Archive::open(failing, &credential()).unwrap();
