@@ -209,6 +209,22 @@ fn what_is_not_of_this_cluster_or_not_whole_is_not_archived() {
     place.ends(&["wal", "push", &copied], 1, &["no control file"]);
 }
 
+/// As docs/restore.md says: what was written of the last segment of a timeline that was left.
+#[test]
+fn a_partial_segment_can_be_archived_as_a_whole_one() {
+    let place = Place::new();
+    let (name, other) = (numbered(1, 3).to_string(), tempfile::tempdir().unwrap());
+    let partial = place.write(&format!("{name}.partial"), &segment(CLUSTER, numbered(1, 3), SIZE, 3));
+    place.ends(&["wal", "push", &partial], 0, &[]);
+    place.ends(&["wal", "fetch", "--no-ahead", &name, "pg_wal/got"], 1, &["is not archived"]);
+    let whole = other.path().join(&name).display().to_string();
+    let data = place.data().display().to_string();
+    place.ends(&["wal", "fetch", &format!("{name}.partial"), &whole, "--pgdata", &data], 0, &[]);
+    place.ends(&["wal", "push", &whole, "--pgdata", &data], 0, &[]);
+    place.ends(&["wal", "fetch", "--no-ahead", &name, "pg_wal/got"], 0, &[]);
+    assert!(place.read("pg_wal/got") == place.read(&partial));
+}
+
 #[test]
 fn other_content_under_an_archived_name_is_refused() {
     let place = Place::new();
