@@ -85,7 +85,8 @@ impl Client {
     /// Operations counted for each open index, replicas included.
     pub fn counters(&self) -> Result<BTreeMap<String, Counters>, SourceError> {
         let query = [
-            ("expand_wildcards", "all"),
+            // Nobody works on closed ones.
+            ("expand_wildcards", "open,hidden"),
             ("level", "indices"),
             ("filter_path", "indices.*.total.indexing,indices.*.total.search"),
         ];

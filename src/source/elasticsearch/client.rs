@@ -269,7 +269,11 @@ impl Client {
             true => "_all".to_owned(),
             false => self.settings.indices.join(","),
         };
-        let query = [("expand_wildcards", "all"), ("filter_path", "_shards.total,_all.primaries.store.size_in_bytes")];
+        let query = [
+            ("expand_wildcards", "all"),
+            ("forbid_closed_indices", "false"),
+            ("filter_path", "_shards.total,_all.primaries.store.size_in_bytes"),
+        ];
         let path = [indices.as_str(), "_stats", "store"];
         let answer = self.ask(&Call::get(&path).query(&query))?;
         // A server without indices counts nothing.
