@@ -180,7 +180,7 @@ fn levels(store: &Store, name: &str) -> u8 {
 #[test]
 fn lists_of_lists_are_read_before_and_after_gc() {
     let store = Store::new();
-    let (mut stream, root) = (noise("long", 16 << 20), store.path("tree"));
+    let (mut stream, root) = (noise("long", 40 << 20), store.path("tree"));
     fs::create_dir(&root).unwrap();
     // A tree's list is over blocks of its entries: names that do not compress make many of them.
     for number in 0..3000 {
