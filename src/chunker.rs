@@ -66,7 +66,7 @@ pub struct Splitter {
 
 impl Splitter {
     /// Bytes held at most.
-    pub const WINDOW: usize = 4 << 20;
+    pub const WINDOW: usize = 2 << 20;
 
     /// An empty splitter.
     pub fn new(chunker: Chunker) -> Self {
@@ -87,6 +87,18 @@ impl Splitter {
             (self.start, self.end) = (0, self.end - self.start);
         }
         &mut self.window[self.end..]
+    }
+
+    /// Gives up what it holds: all that was not cut yet.
+    pub fn take_left(&mut self) -> Vec<u8> {
+        let left = self.window[self.start..self.end].to_vec();
+        self.clear();
+        left
+    }
+
+    /// What cuts.
+    pub fn chunker(&self) -> &Chunker {
+        &self.chunker
     }
 
     /// Says that so many bytes of [`Splitter::room`] were filled.

@@ -7,6 +7,7 @@
 
 pub mod content;
 pub mod core;
+mod cutting;
 pub mod group;
 pub mod lane;
 pub mod packer;
@@ -32,6 +33,7 @@ use crate::repo::lease::Held;
 use crate::repo::lists::ListWalk;
 use crate::repo::writer::content::ContentWriter;
 use crate::repo::writer::core::{Core, WriteStats};
+use crate::repo::writer::cutting::Cutting;
 use crate::repo::writer::pipeline::Pipeline;
 use crate::repo::writer::tree::TreeWriter;
 
@@ -57,6 +59,9 @@ pub struct Written {
     /// Bytes of packs written.
     pub stored_bytes: u64,
 }
+
+/// A content that is longer than this is cut and hashed on threads of their own.
+const LONG: usize = 1 << 20;
 
 /// A writer of one run.
 pub struct Writer<'r> {
@@ -116,33 +121,78 @@ impl<'r> Writer<'r> {
     ) -> Result<Content, CopyError> {
         let frames = self.repository.frames();
         let mut content = ContentWriter::new(frames, Kind::DataPack, ListKind::Plain, parent)?;
-        let mut at_end = false;
+        let (mut at_end, mut taken) = (false, 0);
         while !at_end {
-            let read = loop {
-                match source.read(splitter.room()) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted && !self.monitor.interrupted() => {}
-                    result => break result,
-                }
-            };
-            let read = match read {
-                Ok(read) => read,
-                Err(error) => {
-                    // What was read is given up, but its chunks may be needed by what follows: they stay announced.
-                    content.finish(&mut self.core)?;
-                    return Err(CopyError::Source(error));
-                }
-            };
-            if self.monitor.interrupted() {
-                return Err(RepoError::Interrupted.into());
+            if taken >= LONG {
+                return self.split_long(splitter, content, source);
             }
-            self.monitor.advance(read as u64);
+            let read = match self.read(source, splitter.room()) {
+                Ok(read) => read,
+                Err(error) => return Err(self.give_up(content, error)),
+            };
             at_end = read == 0;
+            taken += read;
             splitter.filled(read);
             while let Some(chunk) = splitter.next_chunk(at_end) {
                 content.push(&mut self.core, chunk, &[])?;
             }
         }
         Ok(content.finish(&mut self.core)?)
+    }
+
+    /// Goes on with a content that turned out to be long.
+    fn split_long(
+        &mut self,
+        splitter: &mut Splitter,
+        mut content: ContentWriter,
+        source: &mut dyn Read,
+    ) -> Result<Content, CopyError> {
+        std::thread::scope(|scope| {
+            let frames = self.repository.frames().clone();
+            let mut cutting = Cutting::start(scope, splitter.chunker().clone(), frames, splitter.take_left());
+            loop {
+                while let Some(piece) = cutting.finished()? {
+                    for (id, chunk) in piece.chunks() {
+                        content.push_hashed(&mut self.core, id, chunk, &[])?;
+                    }
+                    cutting.give_back(piece);
+                }
+                let Some(mut piece) = cutting.next_piece() else { break };
+                while !piece.is_full() {
+                    match self.read(source, piece.room()) {
+                        Ok(read) => piece.filled(read),
+                        Err(error) => return Err(self.give_up(content, error)),
+                    }
+                }
+                cutting.hand_on(piece)?;
+            }
+            Ok(content.finish(&mut self.core)?)
+        })
+    }
+
+    /// The next bytes; none at the end.
+    fn read(&self, source: &mut dyn Read, room: &mut [u8]) -> Result<usize, CopyError> {
+        let read = loop {
+            match source.read(room) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted && !self.monitor.interrupted() => {}
+                result => break result.map_err(CopyError::Source)?,
+            }
+        };
+        if self.monitor.interrupted() {
+            return Err(RepoError::Interrupted.into());
+        }
+        self.monitor.advance(read as u64);
+        Ok(read)
+    }
+
+    /// After a source has failed. What was read is given up, but its chunks may be needed by what follows: they stay announced.
+    fn give_up(&mut self, content: ContentWriter, error: CopyError) -> CopyError {
+        if matches!(error, CopyError::Source(_))
+            && let Err(failed) = content.finish(&mut self.core)
+        {
+            return failed.into();
+        }
+        error
     }
 
     /// Whether a content of the parent is there, so that it can be taken over without reading its source. Without

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use cairn::backend::{Backend, list_all};
+use cairn::chunker::Chunker;
 use cairn::format::Kind;
 use cairn::format::pack::ChunkEntry;
 use cairn::orchestrate::OrchestrateError;
@@ -14,7 +15,7 @@ use cairn::repo::RepoError;
 use cairn::repo::writer::packer::{EncodedFrame, Packer};
 
 use crate::support::memory::Memory;
-use crate::support::{assert_sound, init, load, next_day, open, open_with, options, rows, store};
+use crate::support::{CHUNKS, assert_sound, init, load, next_day, open, open_with, options, rows, store};
 
 fn fresh() -> (Arc<Memory>, Arc<dyn Backend>) {
     let memory = Memory::new();
@@ -56,6 +57,45 @@ fn an_unchanged_stream_writes_no_pack() {
     assert_eq!((outcome.summary.new_bytes, outcome.summary.stored_bytes), (0, 0));
     assert_eq!(outcome.summary.read_bytes, bytes.len() as u64, "a stream is always read");
     assert_eq!((packs(Kind::DataPack), packs(Kind::MetaPack)), before);
+}
+
+/// Gives what it holds in pieces of these lengths, over and over.
+struct Pieces<'a> {
+    left: &'a [u8],
+    lengths: std::iter::Cycle<std::slice::Iter<'a, usize>>,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.lengths.next().unwrap().min(&buffer.len()).min(&self.left.len()).to_owned();
+        let (head, tail) = self.left.split_at(len);
+        buffer[..len].copy_from_slice(head);
+        self.left = tail;
+        Ok(len)
+    }
+}
+
+#[test]
+fn a_long_stream_is_cut_alike_however_it_is_read() {
+    let (_, backend) = fresh();
+    // Long enough for several pieces, and with a stretch in which the longest chunks are cut.
+    let mut bytes = rows(1, 60_000);
+    bytes.splice(3_000_000..3_000_000, std::iter::repeat_n(0, 100_000));
+    let repository = open(&backend);
+    let chunker = Chunker::new(repository.keys().gear_table(), CHUNKS);
+    for lengths in [[1 << 20, 1 << 20, 1 << 20], [70_001, 1, 8191], [3, 524_288, 262_143]] {
+        let mut source = Pieces { left: &bytes, lengths: lengths.iter().cycle() };
+        let outcome = backup::stream(&repository, &mut source, &options("dump"), &Silent).unwrap();
+        assert_eq!(load(&repository, &outcome.id.unwrap()).unwrap(), bytes);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (chunk, tail) = rest.split_at(chunker.cut(rest));
+            assert!(!repository.index().find(&repository.keys().chunk_id(chunk)).unwrap().is_empty(), "{lengths:?}");
+            rest = tail;
+        }
+    }
+    let outcome = store(&repository, "dump", &bytes).unwrap();
+    assert_eq!((outcome.summary.new_bytes, outcome.summary.read_bytes), (0, bytes.len() as u64));
 }
 
 #[test]
@@ -135,9 +175,12 @@ impl Read for Failing {
 fn a_stream_that_fails_publishes_nothing_and_the_next_backup_works() {
     let (_, backend) = fresh();
     let repository = open(&backend);
-    let error = backup::stream(&repository, &mut Failing(300_000), &options("dump"), &Silent).unwrap_err();
-    assert!(matches!(error, OrchestrateError::Input(_)), "{error:?}");
-    assert!(repository.snapshots().unwrap().is_empty());
+    // The second one while it is cut on other threads.
+    for length in [300_000, 3_000_000] {
+        let error = backup::stream(&repository, &mut Failing(length), &options("dump"), &Silent).unwrap_err();
+        assert!(matches!(error, OrchestrateError::Input(_)), "{error:?}");
+        assert!(repository.snapshots().unwrap().is_empty());
+    }
     let bytes = vec![b'x'; 300_000];
     let id = store(&repository, "dump", &bytes).unwrap().id.unwrap();
     assert_eq!(load(&open(&backend), &id).unwrap(), bytes);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::format::content::{Content, MAX_LEVELS};
 use crate::format::list::{self, ListEntry, ListKind, MAX_ENTRIES, MIN_ENTRIES, is_cut};
-use crate::format::{FormatError, Kind};
+use crate::format::{ChunkId, FormatError, Kind};
 use crate::repo::error::RepoError;
 use crate::repo::frames::Frames;
 use crate::repo::writer::core::Core;
@@ -40,7 +40,17 @@ impl ContentWriter {
 
     /// Takes the next chunk. `first_path` is empty in plain lists.
     pub fn push(&mut self, core: &mut Core, raw: &[u8], first_path: &[u8]) -> Result<(), RepoError> {
-        let id = core.chunk_id(raw);
+        self.push_hashed(core, core.chunk_id(raw), raw, first_path)
+    }
+
+    /// The same, for who knows its id.
+    pub fn push_hashed(
+        &mut self,
+        core: &mut Core,
+        id: ChunkId,
+        raw: &[u8],
+        first_path: &[u8],
+    ) -> Result<(), RepoError> {
         self.lane.push(core, id, raw)?;
         self.bytes += raw.len() as u64;
         self.push_entry(core, 0, ListEntry { id, bytes: raw.len() as u64, first_path: first_path.to_vec() })

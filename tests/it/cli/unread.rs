@@ -267,7 +267,7 @@ fn a_file_that_fails_in_the_middle_is_named_and_the_rest_saved() {
     };
     let output = run("3+");
     let log = fs::read_to_string(place.path().join("log")).unwrap();
-    assert!(log.lines().any(|line| line.ends_with("= 4194304")) && log.contains("INJECTED"), "{log}");
+    assert!(log.lines().any(|line| line.ends_with("= 2097152")) && log.contains("INJECTED"), "{log}");
     assert_unread(&output, &[(&bad, "Input/output error")]);
     assert_eq!(place.ok(&["cat", "t", good.to_str().unwrap()]).stdout, fs::read(&good).unwrap());
     place.fails(&["cat", "t", bad.to_str().unwrap()], 1, &["bad"]);
