@@ -11,11 +11,11 @@ use cairn::format::pack::ChunkEntry;
 use cairn::orchestrate::OrchestrateError;
 use cairn::orchestrate::backup;
 use cairn::progress::{Monitor, Silent};
-use cairn::repo::RepoError;
 use cairn::repo::writer::packer::{EncodedFrame, Packer};
+use cairn::repo::{InitOptions, RepoError, Repository};
 
 use crate::support::memory::Memory;
-use crate::support::{CHUNKS, assert_sound, init, load, next_day, open, open_with, options, rows, store};
+use crate::support::{assert_sound, credential, init, load, next_day, open, open_with, options, rows, store};
 
 fn fresh() -> (Arc<Memory>, Arc<dyn Backend>) {
     let memory = Memory::new();
@@ -77,16 +77,19 @@ impl Read for Pieces<'_> {
 
 #[test]
 fn a_long_stream_is_cut_alike_however_it_is_read() {
-    let (_, backend) = fresh();
-    // Long enough for several pieces, and with a stretch in which the longest chunks are cut.
-    let mut bytes = rows(1, 60_000);
-    bytes.splice(3_000_000..3_000_000, std::iter::repeat_n(0, 100_000));
+    let memory = Memory::new();
+    Repository::init(memory.as_ref(), &credential(), &InitOptions::default()).unwrap();
+    let backend: Arc<dyn Backend> = memory;
+    // Long enough for many pieces, and with a stretch in which the longest chunks are cut.
+    let mut bytes = rows(1, 300_000);
+    bytes.splice(3_000_000..3_000_000, std::iter::repeat_n(0, 1_000_000));
     let repository = open(&backend);
-    let chunker = Chunker::new(repository.keys().gear_table(), CHUNKS);
-    for lengths in [[1 << 20, 1 << 20, 1 << 20], [70_001, 1, 8191], [3, 524_288, 262_143]] {
+    let chunker = Chunker::new(repository.keys().gear_table(), repository.config().chunk_sizes);
+    for (round, lengths) in [[1 << 20, 1 << 20, 1 << 20], [70_001, 1, 8191], [3, 524_288, 262_143]].iter().enumerate() {
         let mut source = Pieces { left: &bytes, lengths: lengths.iter().cycle() };
         let outcome = backup::stream(&repository, &mut source, &options("dump"), &Silent).unwrap();
         assert_eq!(load(&repository, &outcome.id.unwrap()).unwrap(), bytes);
+        assert!(round == 0 || outcome.summary.new_bytes == 0, "{lengths:?}");
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let (chunk, tail) = rest.split_at(chunker.cut(rest));
