@@ -1,9 +1,10 @@
 //! Buffers of megabytes that are used again.
 //!
-//! Making a frame and decoding it need some for every frame. Given back to the allocator they either stay there, in pieces that fit nothing, and
-//! memory grows with what was read; or they go back to the system, and each page has to be cleared again for the next frame.
+//! Making a frame and decoding it need some for every frame. Given back to the allocator they either stay there, in pieces that
+//! fit nothing, and memory grows with what was read; or they go back to the system, and each page has to be cleared again for
+//! the next frame.
 //!
-//! Invariant: at most [`KEPT`] bytes wait here.
+//! Invariant: at most `KEPT` bytes wait here.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
